@@ -1,0 +1,174 @@
+//! The hypervisor in our own words: what the broker asks of libvirt and what it hears back.
+//!
+//! Plain values, no libvirt type: `decide/` reasons about these, and `io/libvirt.rs` is the one file that
+//! turns them into calls. Nothing here is ever shown to a guest.
+
+use std::path::PathBuf;
+use uuid::Uuid;
+
+/// Why libvirt did not do what was asked, sorted by what the broker can do about it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HvError {
+    /// The daemon did not answer, the connection broke, or it took longer than allowed.
+    #[error("{operation}: libvirt at {uri} cannot be reached: {detail}")]
+    Unreachable { operation: &'static str, uri: String, detail: String },
+    /// There is no such domain (any more): it was shut off, or it has left this host.
+    #[error("{operation}: no such domain: {detail}")]
+    NoDomain { operation: &'static str, detail: String },
+    /// Another job holds the domain (a migration started by someone else, a dump, a backup).
+    #[error("{operation}: the domain is busy with another job: {detail}")]
+    Busy { operation: &'static str, detail: String },
+    /// libvirt considers the move unsafe or impossible (cache mode, host devices, CPU, missing disk ...).
+    #[error("{operation}: refused: {detail}")]
+    Refused { operation: &'static str, detail: String },
+    /// The job was aborted, by us or by somebody else.
+    #[error("{operation}: aborted: {detail}")]
+    Aborted { operation: &'static str, detail: String },
+    /// Anything else libvirt said. `code` is virErrorNumber, `domain` virErrorDomain.
+    #[error("{operation}: libvirt error {code} of {domain}: {detail}")]
+    Other { operation: &'static str, code: i32, domain: i32, detail: String },
+}
+
+/// What a domain is doing here, as far as a migration cares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DomainState {
+    /// Runs here. `arrived` when it came by migration and Finish succeeded
+    /// (VIR_DOMAIN_RUNNING with reason MIGRATED).
+    Running { arrived: bool },
+    /// Runs here already while the rest of its memory still comes from the source.
+    RunningPostCopy,
+    /// Being received: exists since Prepare, has never run here (PAUSED with reason MIGRATION at the destination).
+    Incoming,
+    /// Stopped by somebody or something; `migration` when it was for switch-over or left by a broken one.
+    Paused { migration: bool },
+    /// Defined, not running.
+    ShutOff,
+    /// Crashed, shutting down, suspended by its own power management.
+    Other,
+}
+
+/// One domain as the local libvirt shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Domain {
+    pub uuid: Uuid,
+    pub name: String,
+    pub state: DomainState,
+    /// Has a definition that outlives its shutdown.
+    pub persistent: bool,
+    pub autostart: bool,
+    /// Host path of our virtio-serial port's unix socket, from the *live* XML (it changes with every host).
+    /// None: the domain has no such port.
+    pub channel: Option<PathBuf>,
+    pub memory_kib: u64,
+    pub vcpus: u32,
+    /// Accelerator, architecture and machine: what a destination must offer.
+    pub needs: Needs,
+    /// The element stored under `urn:coms:domain:1`, verbatim and untrusted.
+    pub ticket_xml: Option<String>,
+    /// A job runs on it right now (whoever started it).
+    pub job_active: bool,
+}
+
+/// What a destination must offer for a domain to run there.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Needs {
+    /// `kvm`, `qemu` ...: the `type` of `<domain>`.
+    pub virt_type: String,
+    /// `<os><type arch=…>`
+    pub arch: String,
+    /// `<os><type machine=…>`
+    pub machine: String,
+}
+
+/// One look at a host: raw counters, judged by `decide::placement` from two of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostSample {
+    /// CPUs and memory libvirt claims (virNodeGetInfo).
+    pub cpus: u32,
+    pub memory_kib: u64,
+    /// virConnectGetHostname and the host UUID of its capabilities: tells two hosts apart, and finds a
+    /// configuration that names the same host twice.
+    pub host_uuid: Option<Uuid>,
+    pub domains: Vec<DomainSample>,
+}
+
+/// One running domain in a [`HostSample`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DomainSample {
+    pub uuid: Uuid,
+    pub vcpus: u32,
+    pub memory_kib: u64,
+    /// CPU time used since it started, of the whole QEMU process (virDomainInfo.cpuTime).
+    pub cpu_time_ns: u64,
+}
+
+/// How one migration is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MigrateSpec {
+    pub uuid: Uuid,
+    /// libvirt URI of the destination, as the *source's libvirtd* reaches it (peer-to-peer).
+    pub dest_uri: String,
+    /// Where the destination's QEMU listens, when it differs from the control address (`tcp://10.0.0.2`).
+    pub migrate_uri: Option<String>,
+    /// PERSIST_DEST and UNDEFINE_SOURCE, so that exactly one host keeps a definition.
+    pub persistent: bool,
+    pub bandwidth_mib_s: Option<u64>,
+    /// VIR_MIGRATE_AUTO_CONVERGE
+    pub auto_converge: bool,
+    /// Allowed downtime; libvirt's default (300 ms) when absent.
+    pub max_downtime_ms: Option<u64>,
+}
+
+/// Figures of a running or completed job (virDomainGetJobStats). Absent means unknown, never 0.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct JobFigures {
+    /// `time_elapsed`
+    pub total_ms: Option<u64>,
+    /// `downtime`
+    pub downtime_ms: Option<u64>,
+    /// `setup_time`
+    pub setup_ms: Option<u64>,
+    /// `memory_processed`
+    pub bytes: Option<u64>,
+    /// `memory_total`, `memory_remaining`
+    pub bytes_total: Option<u64>,
+    pub bytes_remaining: Option<u64>,
+    /// `memory_normal`, `memory_constant`
+    pub pages_normal: Option<u64>,
+    pub pages_zero: Option<u64>,
+    /// `memory_iteration`
+    pub rounds: Option<u64>,
+    /// `memory_dirty_rate`, in pages of `memory_page_size` bytes per second
+    pub dirty_pages_per_s: Option<u64>,
+    pub page_size: Option<u64>,
+    /// `errmsg` of a failed job. For the host's log only.
+    pub error: Option<String>,
+}
+
+/// What the local libvirt tells without being asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HvEvent {
+    /// The connection to the local libvirtd is up (again): list everything afresh, events were lost in between.
+    Connected,
+    /// The connection broke; calls fail until [`HvEvent::Connected`].
+    Disconnected { detail: String },
+    /// Something about this domain changed; look at it again. Sent for every lifecycle event.
+    Changed { uuid: Uuid },
+    /// First sign here of a domain being received (STARTED, detail MIGRATED): its port's socket exists now.
+    Incoming { uuid: Uuid },
+    /// Finish succeeded *here*: the domain runs on this host (RESUMED, detail MIGRATED).
+    Arrived { uuid: Uuid },
+    /// Resumed here in post-copy, memory still coming (RESUMED, detail POSTCOPY).
+    ArrivedPostCopy { uuid: Uuid },
+    /// Stopped for switch-over at the source (SUSPENDED, detail MIGRATED or PAUSED with reason migration).
+    SwitchingOver { uuid: Uuid },
+    /// Left this host for good (STOPPED, detail MIGRATED).
+    Left { uuid: Uuid },
+    /// Gone for another reason: shut down, destroyed, crashed, or undefined.
+    Gone { uuid: Uuid },
+    /// A migration of this domain began its nth round of copying (MIGRATION_ITERATION); 1 is the first sign of
+    /// a migration that somebody else started.
+    Iteration { uuid: Uuid, round: u32 },
+    /// A job ended with these figures (JOB_COMPLETED).
+    JobCompleted { uuid: Uuid, figures: Box<JobFigures> },
+}
