@@ -1,0 +1,411 @@
+//! One connection, and what is asked over it. Everything here blocks: lanes and migration threads call it.
+
+use super::errors::Failure;
+use super::ffi;
+use super::figures::job_figures;
+use super::xml::{self, TICKET_NAMESPACE};
+use crate::hypervisor::{
+    Domain, DomainSample, DomainState, HostSample, HvError, JobFigures, MigrateSpec, Needs,
+};
+use std::sync::{Arc, OnceLock};
+use uuid::Uuid;
+use virt::connect::Connect;
+use virt_sys as sys;
+
+/// libvirt's prefix for our metadata element.
+const TICKET_KEY: &str = "coms";
+/// A peer that stays silent for 5 s, three times, is gone: calls in flight fail then instead of hanging.
+const KEEPALIVE_S: i32 = 5;
+const KEEPALIVE_COUNT: u32 = 3;
+
+/// An open connection; dropping it closes it (`virt::Connect` alone does not).
+pub(super) struct Connection {
+    conn: Connect,
+    uri: Arc<str>,
+    host_uuid: OnceLock<Option<Uuid>>,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Err(e) = self.conn.close() {
+            tracing::debug!(uri = %self.uri, error = %e, "closing a libvirt connection");
+        }
+    }
+}
+
+impl Connection {
+    pub(super) fn open(uri: &Arc<str>) -> Result<Connection, HvError> {
+        without_nul("connect", uri)?;
+        let conn = Connect::open(Some(uri)).map_err(|e| {
+            // Whatever the reason (socket, TLS, authentication, bad URI): there is no talking to it.
+            HvError::Unreachable {
+                operation: "connect",
+                uri: uri.to_string(),
+                detail: Failure::from(e).message,
+            }
+        })?;
+        let connection = Connection { conn, uri: uri.clone(), host_uuid: OnceLock::new() };
+        if let Err(e) = connection.conn.set_keep_alive(KEEPALIVE_S, KEEPALIVE_COUNT) {
+            tracing::debug!(%uri, error = %e, "no keepalive");
+        }
+        Ok(connection)
+    }
+
+    /// False once the socket is known to be closed. Asks nobody.
+    pub(super) fn alive(&self) -> bool {
+        self.conn.is_alive().unwrap_or(false)
+    }
+
+    pub(super) fn raw(&self) -> &Connect {
+        &self.conn
+    }
+
+    fn failed(&self, operation: &'static str) -> impl Fn(virt::error::Error) -> HvError {
+        move |e| Failure::from(e).into_error(operation, &self.uri)
+    }
+
+    fn lookup(&self, operation: &'static str, uuid: Uuid) -> Result<virt::domain::Domain, HvError> {
+        virt::domain::Domain::lookup_by_uuid(&self.conn, uuid).map_err(self.failed(operation))
+    }
+
+    pub(super) fn domains(&self) -> Result<Vec<Domain>, HvError> {
+        let mut found = Vec::new();
+        for dom in self.conn.list_all_domains(0).map_err(self.failed("list domains"))? {
+            match self.facts("list domains", &dom) {
+                Ok(domain) => found.push(domain),
+                // It left between the list and the look.
+                Err(HvError::NoDomain { .. }) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(found)
+    }
+
+    pub(super) fn domain(&self, uuid: Uuid) -> Result<Domain, HvError> {
+        self.facts("look at domain", &self.lookup("look at domain", uuid)?)
+    }
+
+    fn facts(&self, op: &'static str, dom: &virt::domain::Domain) -> Result<Domain, HvError> {
+        let failed = self.failed(op);
+        let uuid = dom.get_uuid().map_err(&failed)?;
+        let (state, job) = self.state(op, dom)?;
+        let info = dom.get_info().map_err(&failed)?;
+        let xml = dom.get_xml_desc(0).map_err(&failed)?;
+        let facts = xml::facts(&xml).map_err(|e| internal(op, format!("the XML of {uuid}: {e}")))?;
+        Ok(Domain {
+            uuid,
+            name: dom.get_name().map_err(&failed)?,
+            state,
+            persistent: dom.is_persistent().map_err(&failed)?,
+            autostart: dom.get_autostart().map_err(&failed)?,
+            channel: facts.channel,
+            memory_kib: info.max_mem,
+            vcpus: info.nr_virt_cpu,
+            needs: facts.needs,
+            ticket_xml: facts.ticket_xml,
+            job_active: job != Job::None,
+        })
+    }
+
+    /// The job is looked at before the state: a domain that arrives between the two looks shows as running,
+    /// never as left behind by a broken migration.
+    fn state(&self, op: &'static str, dom: &virt::domain::Domain) -> Result<(DomainState, Job), HvError> {
+        let active = dom.is_active().map_err(self.failed(op))?;
+        let job = if active { self.job_kind(op, dom)? } else { Job::None };
+        let (state, reason) = dom.get_state().map_err(self.failed(op))?;
+        Ok((domain_state(state, reason, job), job))
+    }
+
+    fn job_kind(&self, op: &'static str, dom: &virt::domain::Domain) -> Result<Job, HvError> {
+        match ffi::job_stats(dom, 0) {
+            Ok((sys::VIR_DOMAIN_JOB_NONE, _)) => Ok(Job::None),
+            Ok(_) => Ok(Job::Outgoing),
+            Err(e) => {
+                let failure = Failure::from(e);
+                match failure.code {
+                    // "migration statistics are available only on the source host"
+                    sys::VIR_ERR_OPERATION_UNSUPPORTED => Ok(Job::Incoming),
+                    sys::VIR_ERR_OPERATION_TIMEOUT => Ok(Job::Outgoing),
+                    // It stopped running in between.
+                    sys::VIR_ERR_OPERATION_INVALID => Ok(Job::None),
+                    _ => Err(failure.into_error(op, &self.uri)),
+                }
+            }
+        }
+    }
+
+    pub(super) fn domain_on(&self, uuid: Uuid) -> Result<Option<DomainState>, HvError> {
+        const OP: &str = "look for domain";
+        let looked = self.lookup(OP, uuid).and_then(|dom| self.state(OP, &dom));
+        match looked {
+            Ok((state, _)) => Ok(Some(state)),
+            Err(HvError::NoDomain { .. }) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Domains being received right now.
+    pub(super) fn incoming(&self) -> Result<Vec<Uuid>, HvError> {
+        const OP: &str = "list incoming domains";
+        let mut found = Vec::new();
+        let paused =
+            self.conn.list_all_domains(sys::VIR_CONNECT_LIST_DOMAINS_PAUSED).map_err(self.failed(OP))?;
+        for dom in paused {
+            match self.state(OP, &dom) {
+                Ok((DomainState::Incoming, _)) => found.push(dom.get_uuid().map_err(self.failed(OP))?),
+                Ok(_) | Err(HvError::NoDomain { .. }) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(found)
+    }
+
+    /// In the running domain only: the definition on disk must not carry a ticket into the next boot.
+    pub(super) fn set_ticket(&self, uuid: Uuid, xml: Option<&str>) -> Result<(), HvError> {
+        const OP: &str = "set ticket";
+        without_nul(OP, xml.unwrap_or_default())?;
+        let dom = self.lookup(OP, uuid)?;
+        dom.set_metadata(
+            sys::VIR_DOMAIN_METADATA_ELEMENT as i32,
+            xml,
+            Some(TICKET_KEY),
+            Some(TICKET_NAMESPACE),
+            sys::VIR_DOMAIN_AFFECT_LIVE,
+        )
+        .map_err(self.failed(OP))?;
+        Ok(())
+    }
+
+    pub(super) fn set_autostart(&self, uuid: Uuid, on: bool) -> Result<(), HvError> {
+        const OP: &str = "set autostart";
+        self.lookup(OP, uuid)?.set_autostart(on).map_err(self.failed(OP))?;
+        Ok(())
+    }
+
+    pub(super) fn set_max_downtime(&self, uuid: Uuid, ms: u64) -> Result<(), HvError> {
+        const OP: &str = "set max downtime";
+        self.lookup(OP, uuid)?.migrate_set_max_downtime(ms, 0).map_err(self.failed(OP))?;
+        Ok(())
+    }
+
+    pub(super) fn abort(&self, uuid: Uuid) -> Result<(), HvError> {
+        const OP: &str = "abort job";
+        ffi::abort_job(&self.lookup(OP, uuid)?).map_err(self.failed(OP))
+    }
+
+    pub(super) fn job(&self, uuid: Uuid) -> Result<Option<JobFigures>, HvError> {
+        const OP: &str = "read job";
+        match ffi::job_stats(&self.lookup(OP, uuid)?, 0) {
+            Ok((sys::VIR_DOMAIN_JOB_NONE, _)) => Ok(None),
+            Ok((_, params)) => Ok(Some(job_figures(&params))),
+            Err(e) => match Failure::from(e) {
+                Failure { code: sys::VIR_ERR_OPERATION_UNSUPPORTED, .. } => Ok(None),
+                failure => Err(failure.into_error(OP, &self.uri)),
+            },
+        }
+    }
+
+    pub(super) fn completed_job(&self, uuid: Uuid) -> Result<Option<JobFigures>, HvError> {
+        const OP: &str = "read completed job";
+        let flags = sys::VIR_DOMAIN_JOB_STATS_COMPLETED | sys::VIR_DOMAIN_JOB_STATS_KEEP_COMPLETED;
+        let (kind, params) = ffi::job_stats(&self.lookup(OP, uuid)?, flags).map_err(self.failed(OP))?;
+        Ok((kind != sys::VIR_DOMAIN_JOB_NONE).then(|| job_figures(&params)))
+    }
+
+    pub(super) fn sample(&self) -> Result<HostSample, HvError> {
+        const OP: &str = "sample host";
+        let node = self.conn.get_node_info().map_err(self.failed(OP))?;
+        let host_uuid = match self.host_uuid.get() {
+            Some(known) => *known,
+            None => {
+                let capabilities = self.conn.get_capabilities().map_err(self.failed(OP))?;
+                *self.host_uuid.get_or_init(|| xml::host_uuid(&capabilities))
+            }
+        };
+        let mut domains = Vec::new();
+        let active =
+            self.conn.list_all_domains(sys::VIR_CONNECT_LIST_DOMAINS_ACTIVE).map_err(self.failed(OP))?;
+        for dom in active {
+            let look = || -> Result<DomainSample, virt::error::Error> {
+                // Not virConnectGetAllDomainStats: that takes CPU time from cgroups, which a host may lack.
+                let info = dom.get_info()?;
+                Ok(DomainSample {
+                    uuid: dom.get_uuid()?,
+                    vcpus: info.nr_virt_cpu,
+                    memory_kib: info.max_mem,
+                    cpu_time_ns: info.cpu_time,
+                })
+            };
+            match look().map_err(self.failed(OP)) {
+                Ok(sample) => domains.push(sample),
+                Err(e @ HvError::Unreachable { .. }) => return Err(e),
+                // It stopped in between.
+                Err(_) => {}
+            }
+        }
+        Ok(HostSample { cpus: node.cpus, memory_kib: node.memory, host_uuid, domains })
+    }
+
+    pub(super) fn can_run(&self, needs: &Needs) -> Result<(), HvError> {
+        const OP: &str = "ask for capabilities";
+        // libvirt takes an absent value for "your default", which would answer another question.
+        for (value, what) in
+            [(&needs.virt_type, "type"), (&needs.arch, "architecture"), (&needs.machine, "machine")]
+        {
+            if value.is_empty() {
+                return Err(HvError::Refused {
+                    operation: OP,
+                    detail: format!("the domain names no {what}"),
+                });
+            }
+            without_nul(OP, value)?;
+        }
+        let answer = self.conn.get_domain_capabilities(
+            None,
+            Some(&needs.arch),
+            Some(&needs.machine),
+            Some(&needs.virt_type),
+            0,
+        );
+        answer.map(|_| ()).map_err(self.failed(OP))
+    }
+
+    /// Blocks until the migration has ended one way or the other.
+    pub(super) fn migrate(&self, dom: &virt::domain::Domain, spec: &MigrateSpec) -> Result<(), HvError> {
+        const OP: &str = "migrate";
+        without_nul(OP, &spec.dest_uri)?;
+        without_nul(OP, spec.migrate_uri.as_deref().unwrap_or_default())?;
+        let mut flags = sys::VIR_MIGRATE_LIVE | sys::VIR_MIGRATE_PEER2PEER;
+        if spec.persistent {
+            flags |= sys::VIR_MIGRATE_PERSIST_DEST | sys::VIR_MIGRATE_UNDEFINE_SOURCE;
+        }
+        if spec.auto_converge {
+            flags |= sys::VIR_MIGRATE_AUTO_CONVERGE;
+        }
+        let parameters = virt::domain::MigrateParameters {
+            uri: spec.migrate_uri.clone(),
+            bandwidth: spec.bandwidth_mib_s,
+            ..Default::default()
+        };
+
+        // There is no migration parameter for it. It stays with the QEMU process, so a failed attempt takes it
+        // back; after a good one that process is gone.
+        let before = match spec.max_downtime_ms {
+            Some(ms) => {
+                let before = ffi::max_downtime(dom).map_err(self.failed(OP))?;
+                dom.migrate_set_max_downtime(ms, 0).map_err(self.failed(OP))?;
+                Some(before)
+            }
+            None => None,
+        };
+        let moved = dom.migrate_to_uri3(Some(&spec.dest_uri), parameters, flags);
+        moved.map_err(|e| {
+            let failure = Failure::from(e);
+            // Our own connection holds, so it is the destination that was not reached.
+            let uri = if self.alive() { spec.dest_uri.as_str() } else { &self.uri };
+            let error = failure.into_error(OP, uri);
+            if let Some(before) = before
+                && let Err(e) = dom.migrate_set_max_downtime(before, 0)
+            {
+                tracing::warn!(uuid = %spec.uuid, error = %e, "allowed downtime not put back");
+            }
+            error
+        })
+    }
+
+    pub(super) fn migrating(&self, spec: &MigrateSpec) -> Result<virt::domain::Domain, HvError> {
+        self.lookup("migrate", spec.uuid)
+    }
+}
+
+/// A job on a running domain, as this host sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Job {
+    None,
+    /// A migration away from here, a dump, a backup.
+    Outgoing,
+    /// A migration to here. libvirt reports no figures for it, which is how it is known.
+    Incoming,
+}
+
+fn domain_state(state: sys::virDomainState, reason: i32, job: Job) -> DomainState {
+    let reason = u32::try_from(reason).unwrap_or(0);
+    match state {
+        sys::VIR_DOMAIN_RUNNING | sys::VIR_DOMAIN_BLOCKED => match reason {
+            sys::VIR_DOMAIN_RUNNING_POSTCOPY | sys::VIR_DOMAIN_RUNNING_POSTCOPY_FAILED => {
+                DomainState::RunningPostCopy
+            }
+            _ => DomainState::Running { arrived: reason == sys::VIR_DOMAIN_RUNNING_MIGRATED },
+        },
+        // The reason is MIGRATION at both ends; only the job tells them apart.
+        sys::VIR_DOMAIN_PAUSED if job == Job::Incoming => DomainState::Incoming,
+        sys::VIR_DOMAIN_PAUSED => DomainState::Paused {
+            migration: matches!(
+                reason,
+                sys::VIR_DOMAIN_PAUSED_MIGRATION
+                    | sys::VIR_DOMAIN_PAUSED_POSTCOPY
+                    | sys::VIR_DOMAIN_PAUSED_POSTCOPY_FAILED
+            ),
+        },
+        sys::VIR_DOMAIN_SHUTOFF => DomainState::ShutOff,
+        _ => DomainState::Other,
+    }
+}
+
+/// `virt` panics on a NUL inside a string.
+fn without_nul(operation: &'static str, text: &str) -> Result<(), HvError> {
+    if text.contains('\0') {
+        return Err(HvError::Refused { operation, detail: "a NUL character in the text".to_owned() });
+    }
+    Ok(())
+}
+
+pub(super) fn internal(operation: &'static str, detail: String) -> HvError {
+    HvError::Other {
+        operation,
+        code: sys::VIR_ERR_INTERNAL_ERROR as i32,
+        domain: sys::VIR_FROM_NONE as i32,
+        detail,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_two_ends_of_a_migration_are_told_apart_by_the_job() {
+        let paused = sys::VIR_DOMAIN_PAUSED;
+        let migration = sys::VIR_DOMAIN_PAUSED_MIGRATION as i32;
+        assert_eq!(domain_state(paused, migration, Job::Incoming), DomainState::Incoming);
+        assert_eq!(domain_state(paused, migration, Job::Outgoing), DomainState::Paused { migration: true });
+        assert_eq!(domain_state(paused, migration, Job::None), DomainState::Paused { migration: true });
+        assert_eq!(
+            domain_state(paused, sys::VIR_DOMAIN_PAUSED_STARTING_UP as i32, Job::Incoming),
+            DomainState::Incoming
+        );
+        assert_eq!(
+            domain_state(paused, sys::VIR_DOMAIN_PAUSED_USER as i32, Job::None),
+            DomainState::Paused { migration: false }
+        );
+    }
+
+    #[test]
+    fn running_says_whether_it_came_by_migration() {
+        let running = |reason: u32| domain_state(sys::VIR_DOMAIN_RUNNING, reason as i32, Job::None);
+        assert_eq!(running(sys::VIR_DOMAIN_RUNNING_MIGRATED), DomainState::Running { arrived: true });
+        assert_eq!(running(sys::VIR_DOMAIN_RUNNING_BOOTED), DomainState::Running { arrived: false });
+        assert_eq!(
+            running(sys::VIR_DOMAIN_RUNNING_MIGRATION_CANCELED),
+            DomainState::Running { arrived: false }
+        );
+        assert_eq!(running(sys::VIR_DOMAIN_RUNNING_POSTCOPY), DomainState::RunningPostCopy);
+        assert_eq!(domain_state(sys::VIR_DOMAIN_SHUTOFF, 0, Job::None), DomainState::ShutOff);
+        assert_eq!(domain_state(sys::VIR_DOMAIN_CRASHED, 0, Job::None), DomainState::Other);
+    }
+
+    #[test]
+    fn a_nul_is_refused_before_virt_panics_on_it() {
+        assert!(matches!(without_nul("migrate", "a\0b"), Err(HvError::Refused { .. })));
+    }
+}

@@ -1,0 +1,61 @@
+//! libvirt's lists of named values, turned into the broker's own figures.
+
+use super::ffi::Value;
+use crate::hypervisor::JobFigures;
+
+/// Names as in libvirt-domain.h (VIR_DOMAIN_JOB_*). What libvirt did not report stays absent.
+pub(super) fn job_figures(params: &[(String, Value)]) -> JobFigures {
+    let number = |name: &str| {
+        params.iter().find(|(n, _)| n == name).and_then(|(_, value)| match value {
+            Value::Uint(n) => Some(*n),
+            Value::Int(n) => u64::try_from(*n).ok(),
+            Value::Double(_) | Value::Bool(_) | Value::Text(_) => None,
+        })
+    };
+    let text = |name: &str| {
+        params.iter().find(|(n, _)| n == name).and_then(|(_, value)| match value {
+            Value::Text(s) => Some(s.clone()),
+            Value::Uint(_) | Value::Int(_) | Value::Double(_) | Value::Bool(_) => None,
+        })
+    };
+    JobFigures {
+        total_ms: number("time_elapsed"),
+        downtime_ms: number("downtime"),
+        setup_ms: number("setup_time"),
+        bytes: number("memory_processed"),
+        bytes_total: number("memory_total"),
+        bytes_remaining: number("memory_remaining"),
+        pages_normal: number("memory_normal"),
+        pages_zero: number("memory_constant"),
+        rounds: number("memory_iteration"),
+        dirty_pages_per_s: number("memory_dirty_rate"),
+        page_size: number("memory_page_size"),
+        error: text("errmsg"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn absent_is_unknown_and_never_zero() {
+        assert_eq!(job_figures(&[]), JobFigures::default());
+        let figures = job_figures(&[
+            ("downtime".to_owned(), Value::Uint(31)),
+            ("memory_iteration".to_owned(), Value::Int(3)),
+            ("memory_dirty_rate".to_owned(), Value::Int(-1)),
+            ("memory_page_size".to_owned(), Value::Text("4096".to_owned())),
+            ("errmsg".to_owned(), Value::Text("canceled".to_owned())),
+        ]);
+        assert_eq!(
+            figures,
+            JobFigures {
+                downtime_ms: Some(31),
+                rounds: Some(3),
+                error: Some("canceled".to_owned()),
+                ..JobFigures::default()
+            }
+        );
+    }
+}

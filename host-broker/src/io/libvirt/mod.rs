@@ -1,0 +1,218 @@
+//! The one door to the hypervisor: libvirt, in the words of `crate::hypervisor`.
+//!
+//! ```text
+//!  tokio                 OS threads, each with its own connection
+//!  Libvirt::domain() ──> queries (3)      look, sample, job figures
+//!         ::abort()  ──> control (2)      abort, allowed downtime: must get through while a migration runs
+//!         ::set_…()  ──> changes (2)      ticket, autostart: libvirt may hold these for 30 s
+//!         ::migrate()──> one thread per migration, for as long as it takes
+//!         ::sample() ──> one thread per remote host, so that a hung one delays nobody
+//!  HvEvent <──────────── keeper (1) and libvirt's event loop (1)
+//! ```
+//! libvirt admits five requests at once per connection and a migration holds one throughout, hence the many
+//! connections. Nothing here decides anything. `unsafe` is in `ffi` and nowhere else.
+
+mod calls;
+mod errors;
+mod events;
+mod ffi;
+mod figures;
+mod keeper;
+mod lane;
+mod xml;
+
+use crate::hypervisor::{Domain, DomainState, HostSample, HvError, HvEvent, JobFigures, MigrateSpec, Needs};
+use calls::{Connection, internal};
+use lane::{Lane, lock};
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+use uuid::Uuid;
+
+/// The local libvirtd is on the same machine: what takes longer is stuck.
+const QUERY_DEADLINE: Duration = Duration::from_secs(15);
+/// libvirt waits 30 s for a domain's lock before it says so; its answer says more than our giving up.
+const CHANGE_DEADLINE: Duration = Duration::from_secs(35);
+const REMOTE_DEADLINE: Duration = Duration::from_secs(5);
+/// How long "this host can run that" is taken as still true.
+const CAN_RUN_FOR: Duration = Duration::from_secs(60);
+
+/// A handle on the local libvirt and, by URI, on those of other hosts. Cheap to clone.
+///
+/// The calls need a tokio runtime with its timer enabled, and block none of its threads.
+#[derive(Clone)]
+pub struct Libvirt {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    uri: Arc<str>,
+    queries: Lane,
+    control: Lane,
+    changes: Lane,
+    /// One lane per URI that was ever asked; URIs come from the operator's configuration only.
+    remotes: Mutex<HashMap<String, Arc<Lane>>>,
+    can_run: Mutex<HashMap<(String, Needs), Instant>>,
+}
+
+impl Libvirt {
+    /// Starts libvirt's event loop and the keeper of the local connection, whether or not libvirtd runs.
+    ///
+    /// Events go to `tx`: [`HvEvent::Connected`] whenever the connection is up, and [`HvEvent::Disconnected`]
+    /// once when it breaks or cannot be made at first. The keeper ends when the receiver is dropped.
+    pub fn start(local_uri: &str, tx: mpsc::UnboundedSender<HvEvent>) -> Libvirt {
+        let started = keeper::start_event_loop()
+            .and_then(|()| keeper::start(local_uri, tx.clone()).map_err(|e| e.to_string()));
+        if let Err(detail) = started {
+            tracing::error!(detail, "no events from libvirt");
+            let _ = tx.send(HvEvent::Disconnected { detail });
+        }
+        Libvirt {
+            inner: Arc::new(Inner {
+                uri: local_uri.into(),
+                queries: Lane::new("libvirt query", local_uri, 3, QUERY_DEADLINE),
+                control: Lane::new("libvirt control", local_uri, 2, CHANGE_DEADLINE),
+                changes: Lane::new("libvirt change", local_uri, 2, CHANGE_DEADLINE),
+                remotes: Mutex::default(),
+                can_run: Mutex::default(),
+            }),
+        }
+    }
+
+    /// All domains of this host, running or only defined.
+    pub async fn domains(&self) -> Result<Vec<Domain>, HvError> {
+        self.inner.queries.call("list domains", Connection::domains).await
+    }
+
+    /// One domain of this host.
+    pub async fn domain(&self, uuid: Uuid) -> Result<Domain, HvError> {
+        self.inner.queries.call("look at domain", move |c| c.domain(uuid)).await
+    }
+
+    /// Stores the ticket in the running domain, or removes it. While the domain migrates, libvirt refuses after
+    /// 30 s ([`HvError::Busy`]).
+    pub async fn set_ticket(&self, uuid: Uuid, xml: Option<String>) -> Result<(), HvError> {
+        self.inner.changes.call("set ticket", move |c| c.set_ticket(uuid, xml.as_deref())).await
+    }
+
+    /// Whether the domain starts with its host. A migration does not carry it along.
+    pub async fn set_autostart(&self, uuid: Uuid, on: bool) -> Result<(), HvError> {
+        self.inner.changes.call("set autostart", move |c| c.set_autostart(uuid, on)).await
+    }
+
+    /// Aborts whatever job runs on the domain. Returns when libvirt was told; the migrate call that it ends
+    /// returns [`HvError::Aborted`] on its own. No job: [`HvError::Refused`].
+    pub async fn abort(&self, uuid: Uuid) -> Result<(), HvError> {
+        self.inner.control.call("abort job", move |c| c.abort(uuid)).await
+    }
+
+    /// Changes the allowed downtime of the running migration.
+    pub async fn set_max_downtime(&self, uuid: Uuid, ms: u64) -> Result<(), HvError> {
+        self.inner.control.call("set max downtime", move |c| c.set_max_downtime(uuid, ms)).await
+    }
+
+    /// Figures of the running job. None: no job, or this host is the destination, where libvirt has none.
+    pub async fn job(&self, uuid: Uuid) -> Result<Option<JobFigures>, HvError> {
+        self.inner.queries.call("read job", move |c| c.job(uuid)).await
+    }
+
+    /// Figures of the last job, kept for the next reader. A restart of libvirtd forgets them.
+    pub async fn completed_job(&self, uuid: Uuid) -> Result<Option<JobFigures>, HvError> {
+        self.inner.queries.call("read completed job", move |c| c.completed_job(uuid)).await
+    }
+
+    /// A look at this host.
+    pub async fn local_sample(&self) -> Result<HostSample, HvError> {
+        self.inner.queries.call("sample host", Connection::sample).await
+    }
+
+    /// A look at another host.
+    pub async fn sample(&self, uri: &str) -> Result<HostSample, HvError> {
+        self.remote(uri).call("sample host", Connection::sample).await
+    }
+
+    /// Whether a host offers what the domain needs; [`HvError::Refused`] says what is missing. A yes is
+    /// remembered for a minute.
+    pub async fn can_run(&self, uri: &str, needs: &Needs) -> Result<(), HvError> {
+        let key = (uri.to_owned(), needs.clone());
+        let known = lock(&self.inner.can_run).get(&key).is_some_and(|at| at.elapsed() < CAN_RUN_FOR);
+        if known {
+            return Ok(());
+        }
+        let needs = needs.clone();
+        self.remote(uri).call("ask for capabilities", move |c| c.can_run(&needs)).await?;
+        let mut can_run = lock(&self.inner.can_run);
+        can_run.retain(|_, at| at.elapsed() < CAN_RUN_FOR);
+        can_run.insert(key, Instant::now());
+        Ok(())
+    }
+
+    /// Whether another host has the domain, and what it does there.
+    pub async fn domain_on(&self, uri: &str, uuid: Uuid) -> Result<Option<DomainState>, HvError> {
+        self.remote(uri).call("look for domain", move |c| c.domain_on(uuid)).await
+    }
+
+    /// Migrates, and returns when libvirt's call does: about a second after the guest runs at the destination.
+    /// Dropping the future changes nothing; [`Libvirt::abort`] ends a migration.
+    ///
+    /// [`HvError::Unreachable`] naming the *local* URI after the migration began means that its outcome is not
+    /// known here: libvirtd went away in the middle. Look at both hosts.
+    pub async fn migrate(&self, spec: MigrateSpec) -> Result<(), HvError> {
+        const OP: &str = "migrate";
+        let uri = self.inner.uri.clone();
+        let unreachable =
+            |detail: String| HvError::Unreachable { operation: OP, uri: uri.to_string(), detail };
+        let stage = Arc::new(AtomicU8::new(PREPARING));
+        let (reply, mut answer) = oneshot::channel();
+        {
+            let (uri, stage) = (uri.clone(), stage.clone());
+            std::thread::Builder::new()
+                .name("libvirt migrate".to_owned())
+                .spawn(move || {
+                    let moved = catch_unwind(AssertUnwindSafe(|| migrate(&uri, &stage, &spec)));
+                    let _ = reply.send(moved.unwrap_or_else(|_| Err(internal(OP, "panicked".to_owned()))));
+                })
+                .map_err(|e| unreachable(e.to_string()))?;
+        }
+        // Only what comes before the migration has a deadline, and whichever side is first decides whether it
+        // begins: it never does after the caller was told that it did not.
+        let result = match tokio::time::timeout(QUERY_DEADLINE, &mut answer).await {
+            Ok(result) => result,
+            Err(_) if exchange(&stage, PREPARING, GIVEN_UP) => {
+                return Err(unreachable(format!("no answer within {} s", QUERY_DEADLINE.as_secs())));
+            }
+            Err(_) => answer.await,
+        };
+        result.unwrap_or_else(|_| Err(internal(OP, "its thread ended without a word".to_owned())))
+    }
+
+    fn remote(&self, uri: &str) -> Arc<Lane> {
+        let mut remotes = lock(&self.inner.remotes);
+        if let Some(lane) = remotes.get(uri) {
+            return lane.clone();
+        }
+        let lane = Arc::new(Lane::new("libvirt remote", uri, 1, REMOTE_DEADLINE));
+        remotes.insert(uri.to_owned(), lane.clone());
+        lane
+    }
+}
+
+const PREPARING: u8 = 0;
+const BEGUN: u8 = 1;
+const GIVEN_UP: u8 = 2;
+
+fn exchange(stage: &AtomicU8, from: u8, to: u8) -> bool {
+    stage.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+}
+
+fn migrate(uri: &Arc<str>, stage: &AtomicU8, spec: &MigrateSpec) -> Result<(), HvError> {
+    let connection = Connection::open(uri)?;
+    let dom = connection.migrating(spec)?;
+    if !exchange(stage, PREPARING, BEGUN) {
+        return Err(internal("migrate", "given up before it began".to_owned()));
+    }
+    connection.migrate(&dom, spec)
+}

@@ -1,0 +1,134 @@
+//! The few facts the broker takes from libvirt's XML.
+
+use crate::hypervisor::Needs;
+use roxmltree::{Document, Node};
+use std::path::PathBuf;
+use uuid::Uuid;
+
+/// The virtio-serial port that guest and host talk over.
+const PORT: &str = "org.coms.agent.0";
+/// Where the broker's ticket lives in a domain's metadata.
+pub(super) const TICKET_NAMESPACE: &str = "urn:coms:domain:1";
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Facts {
+    pub channel: Option<PathBuf>,
+    pub needs: Needs,
+    pub ticket_xml: Option<String>,
+}
+
+/// From a domain's XML; from that of a domain which does not run, there is no channel path to be had.
+pub(super) fn facts(xml: &str) -> Result<Facts, roxmltree::Error> {
+    let doc = Document::parse(xml)?;
+    let domain = doc.root_element();
+    let os_type = child(domain, "os").and_then(|os| child(os, "type"));
+    let attribute =
+        |node: Option<Node>, name| node.and_then(|n| n.attribute(name)).unwrap_or_default().to_owned();
+
+    let channel = child(domain, "devices")
+        .into_iter()
+        .flat_map(|devices| devices.children())
+        .filter(|n| n.has_tag_name("channel") && n.attribute("type") == Some("unix"))
+        .filter(|n| child(*n, "target").and_then(|t| t.attribute("name")) == Some(PORT))
+        .find_map(|n| child(n, "source").filter(|s| s.attribute("mode") == Some("bind"))?.attribute("path"))
+        .map(PathBuf::from);
+
+    // libvirt declares the namespace on the element itself, so its text stands alone.
+    let ticket_xml = child(domain, "metadata")
+        .into_iter()
+        .flat_map(|metadata| metadata.children())
+        .find(|n| n.is_element() && n.tag_name().namespace() == Some(TICKET_NAMESPACE))
+        .and_then(|n| xml.get(n.range()))
+        .map(str::to_owned);
+
+    Ok(Facts {
+        channel,
+        needs: Needs {
+            virt_type: attribute(Some(domain), "type"),
+            arch: attribute(os_type, "arch"),
+            machine: attribute(os_type, "machine"),
+        },
+        ticket_xml,
+    })
+}
+
+/// The host's UUID in virConnectGetCapabilities.
+pub(super) fn host_uuid(capabilities: &str) -> Option<Uuid> {
+    let doc = Document::parse(capabilities).ok()?;
+    let uuid = child(child(doc.root_element(), "host")?, "uuid")?.text()?;
+    Uuid::parse_str(uuid.trim()).ok()
+}
+
+fn child<'a, 'i>(node: Node<'a, 'i>, name: &str) -> Option<Node<'a, 'i>> {
+    node.children().find(|n| n.has_tag_name(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIVE: &str = r#"<domain type='qemu' id='3'>
+  <name>vm1</name>
+  <metadata>
+    <other:x xmlns:other="urn:other">1</other:x>
+    <coms:ticket xmlns:coms="urn:coms:domain:1" id="7">a &amp; b</coms:ticket>
+  </metadata>
+  <os><type arch='x86_64' machine='pc-q35-7.2'>hvm</type></os>
+  <devices>
+    <channel type='unix'>
+      <source mode='bind' path='/run/other'/>
+      <target type='virtio' name='org.qemu.guest_agent.0' state='connected'/>
+    </channel>
+    <channel type='unix'>
+      <source mode='bind' path='/var/lib/libvirt/qemu/channel/target/domain-3-vm1/org.coms.agent.0'/>
+      <target type='virtio' name='org.coms.agent.0' state='disconnected'/>
+    </channel>
+  </devices>
+</domain>"#;
+
+    #[test]
+    fn a_running_domain() {
+        let facts = facts(LIVE).unwrap();
+        assert_eq!(
+            facts.channel,
+            Some(PathBuf::from("/var/lib/libvirt/qemu/channel/target/domain-3-vm1/org.coms.agent.0"))
+        );
+        assert_eq!(
+            facts.needs,
+            Needs { virt_type: "qemu".into(), arch: "x86_64".into(), machine: "pc-q35-7.2".into() }
+        );
+        assert_eq!(
+            facts.ticket_xml.as_deref(),
+            Some(r#"<coms:ticket xmlns:coms="urn:coms:domain:1" id="7">a &amp; b</coms:ticket>"#)
+        );
+    }
+
+    #[test]
+    fn a_port_without_a_path_or_of_another_kind_is_none_of_ours() {
+        for channel in [
+            "<channel type='unix'><target type='virtio' name='org.coms.agent.0'/></channel>",
+            "<channel type='unix'><source mode='connect' path='/x'/><target name='org.coms.agent.0'/></channel>",
+            "<channel type='spicevmc'><source mode='bind' path='/x'/><target name='org.coms.agent.0'/></channel>",
+            "<channel type='unix'><source mode='bind' path='/x'/><target name='org.coms.agent.1'/></channel>",
+        ] {
+            let xml = format!("<domain type='kvm'><devices>{channel}</devices></domain>");
+            let facts = facts(&xml).unwrap();
+            assert_eq!((facts.channel, facts.ticket_xml), (None, None), "{channel}");
+            assert_eq!(facts.needs.machine, "");
+        }
+    }
+
+    #[test]
+    fn not_xml_is_an_error() {
+        assert!(facts("<domain").is_err());
+    }
+
+    #[test]
+    fn the_host_uuid() {
+        let id = "3d9e5c2a-6d2b-4a3e-9c4f-1d2e3f405162";
+        let xml = format!("<capabilities><host><uuid>{id}</uuid><cpu/></host><guest/></capabilities>");
+        assert_eq!(host_uuid(&xml), Some(Uuid::parse_str(id).unwrap()));
+        assert_eq!(host_uuid("<capabilities><host/></capabilities>"), None);
+        assert_eq!(host_uuid("nonsense"), None);
+    }
+}
