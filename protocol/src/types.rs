@@ -325,6 +325,8 @@ open_enum! {
         HostTrouble = 11 "host-trouble",
         /// The request contradicts itself or an earlier one with its id.
         BadRequest = 12 "bad-request",
+        /// Another job holds the VM: a backup, or a move that somebody else began.
+        Busy = 13 "busy",
     }
 }
 
