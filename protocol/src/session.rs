@@ -21,6 +21,10 @@
 //! An acknowledgement goes out only after the caller has taken the message with [`Session::poll_event`] and
 //! asks for bytes again: act (and write to disk) first, then call [`Session::poll_transmit`].
 //!
+//! **Nothing arrives twice.** Numbers are never used again, not even that of a message that was withdrawn, and
+//! how far each of the last peers got is remembered: late bytes of a former peer may make this end turn to it
+//! and back.
+//!
 //! **What does not matter** ([`Session::send_once`]) is dropped when there is no peer to hear it.
 
 use crate::frame::{self, Decoder, FrameErrors};
@@ -71,11 +75,15 @@ const GREET_SPACING: Duration = Duration::from_millis(20);
 pub const HEARTBEAT_IDLE: Duration = Duration::from_secs(15);
 /// Heard nothing for this long: greet again.
 pub const SILENCE: Duration = Duration::from_secs(50);
+/// Former peers whose `heard` is remembered.
+const FORMER: usize = 16;
 
 // Numbers of the session's own frames. Frozen.
 const HELLO: u16 = 0;
 const ACK: u16 = 1;
 const HEARTBEAT: u16 = 2;
+/// In the place of a kept message that was withdrawn after a former peer had heard it.
+const WITHDRAWN: u16 = 3;
 
 /// In front of every frame's payload. Frozen.
 #[derive(Serialize, Deserialize)]
@@ -162,8 +170,15 @@ struct Peer {
     greeted: bool,
     /// Established with it at least once; the counters below count.
     met: bool,
-    /// Highest of its kept messages that was handed out.
+    /// Highest of its kept messages that became an event.
     heard: u64,
+}
+
+/// An event that waits to be taken.
+struct Noticed<E: End> {
+    /// The peer and the number of the kept message in it: not acknowledged before it is taken.
+    kept: Option<(Epoch, u64)>,
+    event: EventOf<E>,
 }
 
 /// One end of a link.
@@ -173,11 +188,16 @@ pub struct Session<E: End> {
     hello: Vec<u8>,
     link: Link,
     peer: Option<Peer>,
+    /// How far former peers got, latest last: one of them may be heard again.
+    former: VecDeque<(Epoch, u64)>,
     decoder: Decoder,
-    events: VecDeque<EventOf<E>>,
-    /// Kept messages, oldest first; the front one has number `first_seq`.
-    queue: VecDeque<E::Out>,
+    events: VecDeque<Noticed<E>>,
+    /// Kept messages, oldest first; the front one has number `first_seq`. None: withdrawn, but its number is
+    /// known to a former peer and so must not be given to another.
+    queue: VecDeque<Option<E::Out>>,
     first_seq: u64,
+    /// Highest number that was ever written.
+    used_seq: u64,
     /// How many of `queue` were sent since the last resend ...
     in_flight: usize,
     /// ... and how many were ever sent to this peer: only those can be acknowledged.
@@ -203,10 +223,12 @@ impl<E: End> Session<E> {
             hello: hello_bytes::<E>(hello),
             link: Link::Down,
             peer: None,
+            former: VecDeque::new(),
             decoder: Decoder::new(),
             events: VecDeque::new(),
             queue: VecDeque::new(),
             first_seq: 1,
+            used_seq: 0,
             in_flight: 0,
             sent: 0,
             once: VecDeque::new(),
@@ -240,7 +262,7 @@ impl<E: End> Session<E> {
 
     /// Kept messages without acknowledgement.
     pub fn queued(&self) -> usize {
-        self.queue.len()
+        self.queue.iter().flatten().count()
     }
 
     /// What was skipped so far.
@@ -273,7 +295,7 @@ impl<E: End> Session<E> {
         if self.queue.len() >= MAX_QUEUED {
             return Err(QueueFull);
         }
-        self.queue.push_back(message);
+        self.queue.push_back(Some(message));
         Ok(())
     }
 
@@ -288,11 +310,14 @@ impl<E: End> Session<E> {
 
     /// Takes back the kept messages that `unwanted` picks and that were not sent to the present peer yet.
     pub fn withdraw(&mut self, mut unwanted: impl FnMut(&E::Out) -> bool) {
-        let sent = self.sent;
-        let mut index = 0;
-        self.queue.retain(|m| {
-            index += 1;
-            index <= sent || !unwanted(m)
+        for slot in self.queue.iter_mut().skip(self.sent) {
+            slot.take_if(|m| unwanted(m));
+        }
+        let mut seq = self.first_seq - 1;
+        let used = self.used_seq;
+        self.queue.retain(|slot| {
+            seq += 1;
+            slot.is_some() || seq <= used
         });
     }
 
@@ -317,7 +342,7 @@ impl<E: End> Session<E> {
 
     /// The next thing noticed.
     pub fn poll_event(&mut self) -> Option<EventOf<E>> {
-        self.events.pop_front()
+        self.events.pop_front().map(|noticed| noticed.event)
     }
 
     /// When [`Session::poll_transmit`] wants to be called next, at the latest.
@@ -341,19 +366,24 @@ impl<E: End> Session<E> {
         if self.greet_due.is_some_and(|due| due <= now.mono) {
             self.greet(now, out);
         }
-        if self.is_established() {
+        // A hello that is still owed goes first: without it the peer would take the rest for a stranger's.
+        if self.is_established() && self.greet_due.is_none() {
             while let Some(message) = (out.len() - before < room).then(|| self.once.pop_front()).flatten() {
                 self.say(now, &message, 0, out);
             }
             while out.len() - before < room && self.in_flight < self.queue.len().min(WINDOW) {
-                let message = self.queue[self.in_flight].clone();
                 let seq = self.first_seq + self.in_flight as u64;
-                self.say(now, &message, seq, out);
+                match self.queue[self.in_flight].clone() {
+                    Some(message) => self.say(now, &message, seq, out),
+                    None => self.write(now, WITHDRAWN, seq, &[], out),
+                }
+                self.used_seq = self.used_seq.max(seq);
                 self.in_flight += 1;
                 self.sent = self.sent.max(self.in_flight);
                 self.resend_due.get_or_insert(now.mono + self.resend_wait);
             }
-            if self.ack_owed {
+            let (heard, taken) = self.heard_and_taken();
+            if self.ack_owed && heard == taken {
                 self.write(now, ACK, 0, &[], out);
             }
             if self.last_sent + HEARTBEAT_IDLE <= now.mono {
@@ -387,7 +417,7 @@ impl<E: End> Session<E> {
     /// Leaves the established state, if that is where we are.
     fn lose(&mut self, to: Link) {
         if self.link == Link::Established {
-            self.events.push_back(Event::Lost);
+            self.notice(Event::Lost);
         }
         self.link = to;
         self.in_flight = 0;
@@ -432,10 +462,10 @@ impl<E: End> Session<E> {
     }
 
     fn write(&mut self, now: Now, number: u16, seq: u64, payload: &[u8], out: &mut Vec<u8>) {
-        let (to, heard) = self.peer.as_ref().map_or((handshake::NOBODY, 0), |p| (p.epoch, p.heard));
-        let ack = if number == HELLO { u64::from(self.is_established()) } else { heard };
-        let header =
-            Header { number, from: self.me.0.to_le_bytes(), to: to.0.to_le_bytes(), seq, ack };
+        let to = self.peer.as_ref().map_or(handshake::NOBODY, |p| p.epoch);
+        let (heard, taken) = self.heard_and_taken();
+        let ack = if number == HELLO { u64::from(self.is_established()) } else { taken };
+        let header = Header { number, from: self.me.0.to_le_bytes(), to: to.0.to_le_bytes(), seq, ack };
         let mut body = Vec::with_capacity(32 + payload.len());
         append(&header, &mut body);
         body.extend_from_slice(payload);
@@ -443,9 +473,20 @@ impl<E: End> Session<E> {
         if frame::encode(&body, out).is_ok() {
             self.last_sent = now.mono;
             if number != HELLO {
-                self.ack_owed = false;
+                self.ack_owed = taken < heard;
             }
         }
+    }
+
+    /// Highest of the peer's kept messages that arrived, and that the caller has taken.
+    fn heard_and_taken(&self) -> (u64, u64) {
+        let Some(peer) = &self.peer else { return (0, 0) };
+        let waiting = self.events.iter().filter_map(|n| n.kept).find(|(epoch, _)| *epoch == peer.epoch);
+        (peer.heard, waiting.map_or(peer.heard, |(_, seq)| seq - 1))
+    }
+
+    fn notice(&mut self, event: EventOf<E>) {
+        self.events.push_back(Noticed { kept: None, event });
     }
 
     fn frame(&mut self, now: Now, body: &[u8]) {
@@ -474,7 +515,7 @@ impl<E: End> Session<E> {
         match header.number {
             ACK => {}
             HEARTBEAT => match postcard::from_bytes(payload) {
-                Ok(peer_unix_us) => self.events.push_back(Event::Heartbeat { peer_unix_us }),
+                Ok(peer_unix_us) => self.notice(Event::Heartbeat { peer_unix_us }),
                 Err(_) => self.skipped.malformed = self.skipped.malformed.saturating_add(1),
             },
             number => self.message(number, header.seq, payload),
@@ -487,23 +528,29 @@ impl<E: End> Session<E> {
             self.skipped.malformed = self.skipped.malformed.saturating_add(1);
             return;
         };
+        // All of it is read before any of it is acted on: what is no hello must not cost us the peer we have.
+        let common = match self.versions.common(theirs) {
+            None => None,
+            Some(version) => match postcard::from_bytes::<E::InHello>(body) {
+                Ok(hello) => Some((version, hello)),
+                Err(_) => {
+                    self.skipped.malformed = self.skipped.malformed.saturating_add(1);
+                    return;
+                }
+            },
+        };
         self.last_heard = now.mono;
         if self.peer.as_ref().is_none_or(|p| p.epoch != from) {
             self.lose(Link::Greeting);
-            self.peer = Some(Peer { epoch: from, greeted: false, met: false, heard: 0 });
-            self.sent = 0;
+            self.turn_to(from);
         }
-        let Some(version) = self.versions.common(theirs) else {
+        let Some((version, hello)) = common else {
             if self.link != Link::Incompatible {
                 self.lose(Link::Incompatible);
-                self.events.push_back(Event::Incompatible { theirs });
+                self.notice(Event::Incompatible { theirs });
                 self.greet_wait = GREET_MAX;
                 self.greet_soon(now, false);
             }
-            return;
-        };
-        let Ok(hello) = postcard::from_bytes::<E::InHello>(body) else {
-            self.skipped.malformed = self.skipped.malformed.saturating_add(1);
             return;
         };
         if self.link == Link::Incompatible {
@@ -525,8 +572,22 @@ impl<E: End> Session<E> {
             }
             self.greet_wait = GREET_FIRST;
             self.last_sent = now.mono;
-            self.events.push_back(Event::Established { new_peer, peer: from, version, hello });
+            self.notice(Event::Established { new_peer, peer: from, version, hello });
         }
+    }
+
+    /// Another peer from now on, perhaps one that was heard before.
+    fn turn_to(&mut self, epoch: Epoch) {
+        if let Some(left) = self.peer.take().filter(|p| p.heard > 0) {
+            if self.former.len() == FORMER {
+                self.former.pop_front();
+            }
+            self.former.push_back((left.epoch, left.heard));
+        }
+        let known = self.former.iter().position(|(e, _)| *e == epoch).and_then(|i| self.former.remove(i));
+        self.peer =
+            Some(Peer { epoch, greeted: false, met: false, heard: known.map_or(0, |(_, heard)| heard) });
+        self.sent = 0;
     }
 
     fn acknowledged(&mut self, now: Now, ack: u64) {
@@ -535,8 +596,8 @@ impl<E: End> Session<E> {
             Some(behind) if behind < self.sent as u64 => behind as usize + 1,
             Some(_) | None => return,
         };
-        for message in self.queue.drain(..done) {
-            self.events.push_back(Event::Delivered(message));
+        for message in self.queue.drain(..done).flatten() {
+            self.events.push_back(Noticed { kept: None, event: Event::Delivered(message) });
         }
         self.first_seq += done as u64;
         self.sent -= done;
@@ -556,8 +617,12 @@ impl<E: End> Session<E> {
             }
             peer.heard = seq;
         }
+        let kept = (seq != 0).then_some((peer.epoch, seq));
+        if number == WITHDRAWN {
+            return;
+        }
         match E::In::decode(number, payload) {
-            Ok(message) => self.events.push_back(Event::Message(message)),
+            Ok(message) => self.events.push_back(Noticed { kept, event: Event::Message(message) }),
             Err(DecodeError::UnknownMessage(_)) => {
                 self.skipped.unknown = self.skipped.unknown.saturating_add(1);
             }
