@@ -1,0 +1,43 @@
+//! Everything that the lab runs inside a guest, one program by its first argument.
+//!
+//! As PID 1 it sets the machine up and then only reaps; it runs itself again for the work:
+//! `serve` (exec over TCP, the agent), `echo` (UDP), `work`, `hog` and `dirty`.
+
+mod exec;
+mod init;
+mod load;
+mod services;
+
+use std::process::ExitCode;
+
+type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let done = if std::process::id() == 1 { init::run() } else { dispatch(&words) };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("coms-lab-guest {}: {error}", words.join(" "));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(words: &[&str]) -> Outcome {
+    match words {
+        ["serve"] => services::serve(),
+        ["echo"] => services::echo(),
+        ["work"] => load::work(),
+        ["hog", "start", threads] => load::start("hog", &[threads]),
+        ["dirty", "start", mib, mib_s] => load::start("dirty", &[mib, mib_s]),
+        [what @ ("hog" | "dirty"), "stop"] => load::stop(what),
+        ["hog", "run", threads] => load::hog(threads.parse()?),
+        ["dirty", "run", mib, mib_s] => load::dirty(mib.parse()?, mib_s.parse()?),
+        ["calibrate"] => load::calibrate(),
+        _ => Err("unknown; known are: serve, echo, work, calibrate, hog start THREADS, hog stop, \
+                  dirty start MIB MIB_S, dirty stop"
+            .into()),
+    }
+}

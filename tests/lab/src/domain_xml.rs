@@ -1,0 +1,72 @@
+//! A guest as libvirt's domain XML.
+
+use std::{net::Ipv4Addr, path::Path};
+
+use crate::{guest::GuestConfig, requirements::kernel_dir};
+
+/// The port that the agent talks through.
+const PORT: &str = "org.coms.agent.0";
+
+/// Where a host's QEMU writes what the guest says on its console, inside the host.
+pub(crate) fn console_path(name: &str) -> String {
+    format!("/var/log/libvirt/{name}.console")
+}
+
+/// The same on every host: nothing in it names one.
+pub(crate) fn domain_xml(config: &GuestConfig, uuid: &str, initrd: &Path) -> String {
+    let name = &config.name;
+    let kernel = kernel_dir();
+    let channel = if config.port {
+        format!("<channel type='unix'><target type='virtio' name='{PORT}'/></channel>")
+    } else {
+        String::new()
+    };
+    let metadata = match config.metadata_xml.as_str() {
+        "" => String::new(),
+        xml => format!("<metadata>{xml}</metadata>"),
+    };
+    format!(
+        r#"<domain type='qemu'>
+  <name>{name}</name>
+  <uuid>{uuid}</uuid>
+  {metadata}
+  <memory unit='MiB'>{memory_mib}</memory>
+  <vcpu>1</vcpu>
+  <os>
+    <type arch='x86_64' machine='pc-i440fx-7.2'>hvm</type>
+    <kernel>{kernel}/vmlinuz</kernel>
+    <initrd>{initrd}</initrd>
+    <cmdline>console=ttyS0 quiet panic=0 rdinit=/init tsc=unstable</cmdline>
+  </os>
+  <features><acpi/></features>
+  <on_poweroff>destroy</on_poweroff>
+  <on_reboot>destroy</on_reboot>
+  <on_crash>destroy</on_crash>
+  <devices>
+    <controller type='usb' model='none'/>
+    <interface type='bridge'>
+      <mac address='{mac}'/>
+      <source bridge='guests'/>
+      <model type='virtio'/>
+      <rom enabled='no'/>
+    </interface>
+    <serial type='file'><source path='{console}' append='on'/></serial>
+    {channel}
+    <video><model type='none'/></video>
+    <memballoon model='virtio' freePageReporting='on'/>
+  </devices>
+</domain>
+"#,
+        memory_mib = config.memory_mib,
+        kernel = kernel.display(),
+        initrd = initrd.display(),
+        mac = mac(config.ip),
+        console = console_path(name),
+    )
+}
+
+/// In QEMU's range, and the guest's own by its address.
+fn mac(ip: Ipv4Addr) -> String {
+    let [_, b, c, d] = ip.octets();
+    format!("52:54:00:{b:02x}:{c:02x}:{d:02x}")
+}

@@ -1,0 +1,282 @@
+//! One lab: its hosts, its wires, its clients, its end.
+
+use std::{
+    fmt, fs,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    thread,
+};
+
+use crate::{
+    client::Client,
+    cpuset::Cpuset,
+    error::{Doing as _, Error, Result},
+    fabric::Fabric,
+    guardian::{Belonging, Guardian},
+    guest::{Guest, GuestConfig},
+    host::{Host, HostConfig, Places, migration_address},
+    initramfs,
+    random::random_id,
+    requirements,
+};
+
+/// Where labs live while they run. Short: socket paths must fit into 108 bytes.
+const RUN_DIR: &str = "/run/coms-lab";
+/// The lab's own client, from which it talks to guests.
+const CONTROL_IP: Ipv4Addr = Ipv4Addr::new(10, 78, 255, 254);
+
+/// What a lab should have.
+#[derive(Clone, Debug)]
+pub struct LabConfig {
+    /// Its hosts, 1 to 200.
+    pub hosts: Vec<HostConfig>,
+    /// A static `coms-agent` for the guests (see [`crate::build_agent`]).
+    pub agent: Option<PathBuf>,
+    /// A static `coms` for the guests.
+    pub cli: Option<PathBuf>,
+}
+
+impl Default for LabConfig {
+    /// h1 on CPU 0 and h2 on CPU 1, no agent.
+    fn default() -> LabConfig {
+        let hosts = vec![HostConfig::new("h1").cpu(0), HostConfig::new("h2").cpu(1)];
+        LabConfig { hosts, agent: None, cli: None }
+    }
+}
+
+/// A running lab. Everything of it is gone when it is dropped, or when its process dies.
+///
+/// Logs stay in [`Lab::dir`] unless [`Lab::finish`] says that all went well.
+#[derive(Debug)]
+pub struct Lab {
+    inner: Arc<Inner>,
+}
+
+/// What hosts, guests and clients share.
+pub(crate) struct Inner {
+    pub(crate) id: String,
+    pub(crate) run_dir: PathBuf,
+    log_dir: PathBuf,
+    pub(crate) fabric: Fabric,
+    hosts: OnceLock<Vec<Host>>,
+    control: OnceLock<Client>,
+    guardian: Mutex<Option<Guardian>>,
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lab").field("id", &self.id).field("logs", &self.log_dir).finish_non_exhaustive()
+    }
+}
+
+impl Lab {
+    /// Brings up the hosts, each with a libvirtd that answers.
+    pub fn new(config: LabConfig) -> Result<Lab> {
+        requirements::check()?;
+        check_names(&config)?;
+        let guest_bin = crate::build_lab_guest()?;
+        let mut guardian = Guardian::start()?;
+        let (id, run_dir) = make_run_dir(&mut guardian)?;
+        let log_dir = crate::workspace_root().join("target/lab").join(&id);
+        fs::create_dir_all(&log_dir).doing(|| format!("making {}", log_dir.display()))?;
+
+        let fabric = Fabric::new()?;
+        guardian.entrust(Belonging::NetOf(fabric.holder_pid()))?;
+        let lab = Lab {
+            inner: Arc::new(Inner {
+                id,
+                run_dir,
+                log_dir,
+                fabric,
+                hosts: OnceLock::new(),
+                control: OnceLock::new(),
+                guardian: Mutex::new(Some(guardian)),
+            }),
+        };
+        lab.inner.fabric.build()?;
+        let inner = &lab.inner;
+        let (hosts, image) = thread::scope(|scope| {
+            let image = scope
+                .spawn(|| initramfs::write_base(&initramfs::base_path(&inner.run_dir), &guest_bin, &config));
+            let hosts = start_hosts(inner, &config.hosts);
+            (hosts, image.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        });
+        image?;
+        let _ = inner.hosts.set(hosts?);
+        let _ = inner.control.set(inner.client("control", CONTROL_IP)?);
+        Ok(lab)
+    }
+
+    /// Its name, part of the names of everything that it has outside of its namespaces.
+    pub fn id(&self) -> &str {
+        &self.inner.id
+    }
+
+    /// Where its logs are: one directory per host, with libvirt's and QEMU's logs and the guests' consoles.
+    pub fn dir(&self) -> &Path {
+        &self.inner.log_dir
+    }
+
+    /// The host of this name.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn host(&self, name: &str) -> &Host {
+        self.inner.host(name)
+    }
+
+    /// All hosts, in the order of the configuration.
+    pub fn hosts(&self) -> &[Host] {
+        self.inner.hosts()
+    }
+
+    /// A new client on the guests' LAN, with any IPv4 address.
+    pub fn client(&self, name: &str, ip: Ipv4Addr) -> Result<Client> {
+        self.inner.client(name, ip)
+    }
+
+    /// Starts a guest on a host and waits until its user space answers.
+    pub fn boot(&self, config: GuestConfig, host: &str) -> Result<Guest> {
+        Guest::boot(Arc::clone(&self.inner), config, self.host(host))
+    }
+
+    /// Ends the lab after success: fails if anything of it is left, deletes its logs
+    /// (unless `COMS_LAB_KEEP` is 1).
+    pub fn finish(self) -> Result<()> {
+        self.inner.clean()?;
+        if std::env::var("COMS_LAB_KEEP").is_ok_and(|keep| keep == "1") {
+            return Ok(());
+        }
+        let dir = &self.inner.log_dir;
+        fs::remove_dir_all(dir).doing(|| format!("deleting {}", dir.display()))
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if let Err(error) = self.inner.clean() {
+            eprintln!("coms-lab {}: {error}", self.inner.id);
+        }
+        if self.inner.log_dir.exists() {
+            eprintln!("coms-lab {}: logs are in {}", self.inner.id, self.inner.log_dir.display());
+        }
+    }
+}
+
+impl Inner {
+    pub(crate) fn hosts(&self) -> &[Host] {
+        self.hosts.get().map_or(&[], Vec::as_slice)
+    }
+
+    #[expect(clippy::panic, reason = "a wrong name is a mistake in the test, like an index out of bounds")]
+    pub(crate) fn host(&self, name: &str) -> &Host {
+        self.hosts().iter().find(|host| host.name() == name).unwrap_or_else(|| {
+            let names: Vec<&str> = self.hosts().iter().map(Host::name).collect();
+            panic!("this lab has no host {name}; it has {}", names.join(", "))
+        })
+    }
+
+    pub(crate) fn control(&self) -> Result<&Client> {
+        self.control.get().ok_or_else(|| Error::Unfit("the lab is not up yet".into()))
+    }
+
+    fn client(&self, name: &str, ip: Ipv4Addr) -> Result<Client> {
+        let client = Client::new(name, ip, &self.log_dir)?;
+        self.entrust(Belonging::NetOf(client.node().holder_pid()))?;
+        self.fabric.connect_client(client.node(), ip)?;
+        Ok(client)
+    }
+
+    fn entrust(&self, what: Belonging<'_>) -> Result<()> {
+        match self.guardian.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            Some(guardian) => guardian.entrust(what),
+            None => Err(Error::Unfit("the lab is over".into())),
+        }
+    }
+
+    /// Does nothing the second time.
+    fn clean(&self) -> Result<()> {
+        let guardian = self.guardian.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match guardian.map(Guardian::clean).transpose()? {
+            Some(left) if !left.is_empty() => {
+                Err(Error::Unfit(format!("not all of the lab {} could be removed: {}", self.id, left.trim())))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+fn make_run_dir(guardian: &mut Guardian) -> Result<(String, PathBuf)> {
+    // Another lab that ends may take the empty parent away between the two steps: try again.
+    for _ in 0..20 {
+        let id = random_id()?;
+        let dir = Path::new(RUN_DIR).join(&id);
+        let made = fs::create_dir_all(RUN_DIR).and_then(|()| fs::create_dir(&dir));
+        match made {
+            Ok(()) => {
+                guardian.entrust(Belonging::Dir(&dir))?;
+                return Ok((id, dir));
+            }
+            Err(error)
+                if [std::io::ErrorKind::AlreadyExists, std::io::ErrorKind::NotFound]
+                    .contains(&error.kind()) => {}
+            Err(error) => return Err(error).doing(|| format!("making {}", dir.display())),
+        }
+    }
+    Err(Error::Unfit(format!("could not make a directory of this lab's own in {RUN_DIR}")))
+}
+
+/// All hosts at once: most of the time is libvirtd finding out what QEMU can do.
+fn start_hosts(inner: &Arc<Inner>, configs: &[HostConfig]) -> Result<Vec<Host>> {
+    let mut hosts_file = String::from("127.0.0.1 localhost\n");
+    for (index, config) in configs.iter().enumerate() {
+        hosts_file += &format!("{} {}\n", migration_address(index + 1), config.name);
+    }
+    let hosts_file = hosts_file.as_str();
+    thread::scope(|scope| {
+        let starts: Vec<_> = configs
+            .iter()
+            .enumerate()
+            .map(|(index, config)| scope.spawn(move || start_host(inner, config, index + 1, hosts_file)))
+            .collect();
+        // Collected first: every thread must have ended before the first error is given back.
+        let results: Vec<_> = starts
+            .into_iter()
+            .map(|start| start.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect();
+        results.into_iter().collect()
+    })
+}
+
+fn start_host(inner: &Arc<Inner>, config: &HostConfig, number: usize, hosts_file: &str) -> Result<Host> {
+    let name = format!("coms-lab-{}-{}", inner.id, config.name);
+    let cpuset = config
+        .cpu
+        .map(|cpu| Cpuset::create(&name, cpu, |path| inner.entrust(Belonging::Cgroup(path))))
+        .transpose()?;
+    let dir = inner.run_dir.join(&config.name);
+    let places = Places { dir: &dir, log: &inner.log_dir, hosts_file };
+    let host = Host::new(config, number, &Arc::downgrade(inner), places, cpuset)?;
+    inner.entrust(Belonging::NetOf(host.node().holder_pid()))?;
+    inner.fabric.connect_host(host.number(), host.node(), host.ip())?;
+    if config.rate_mbit.is_some() {
+        host.set_rate_mbit(config.rate_mbit)?;
+    }
+    host.start_libvirtd()?;
+    Ok(host)
+}
+
+fn check_names(config: &LabConfig) -> Result<()> {
+    let fits = |name: &str| {
+        (1..=8).contains(&name.len())
+            && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+    };
+    if let Some(host) = config.hosts.iter().find(|host| !fits(&host.name)) {
+        return Err(Error::Unfit(format!("host name {:?}: 1 to 8 of a-z, 0-9 and -", host.name)));
+    }
+    if !(1..=200).contains(&config.hosts.len()) {
+        return Err(Error::Unfit(format!("{} hosts: a lab has 1 to 200", config.hosts.len())));
+    }
+    Ok(())
+}

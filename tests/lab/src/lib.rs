@@ -1,0 +1,50 @@
+//! Real libvirt hosts, real guests and real live migrations on one machine, for tests and the demo.
+//!
+//! ```no_run
+//! use coms_lab::{GuestConfig, Lab, LabConfig};
+//!
+//! # fn main() -> coms_lab::Result<()> {
+//! let lab = Lab::new(LabConfig::default())?; // h1 and h2, one CPU each
+//! let guest = lab.boot(GuestConfig { name: "vm1".into(), ..GuestConfig::default() }, "h1")?;
+//! guest.migrate_to("h2", &[])?;
+//! assert_eq!(guest.exec(&["hostname"])?.success()?, "vm1\n");
+//! lab.finish()
+//! # }
+//! ```
+//!
+//! A host is a network, mount and UTS namespace with directories and a libvirtd of its own ([`Host`]);
+//! guests ([`Guest`]) run under TCG from a Debian kernel and a root file system in memory; clients
+//! ([`Client`]) are on the guests' LAN. Nothing leaves the lab, and nothing of it stays: one guardian
+//! process cleans up, whether the lab is dropped, its process panics, or is killed (`guardian.sh`).
+//!
+//! `tests/setup.sh` installs what it needs. It must be root. Every figure measured here is `accel=tcg`.
+
+mod build;
+mod client;
+mod cpio;
+mod cpuset;
+mod domain_xml;
+mod error;
+mod fabric;
+mod guardian;
+mod guest;
+pub mod guest_spec;
+mod host;
+mod initramfs;
+mod lab;
+mod libvirtd;
+mod node;
+mod process;
+mod random;
+mod requirements;
+mod udp_echo;
+
+pub use build::{AgentBinaries, build_agent, build_lab_guest, workspace_root};
+pub use client::Client;
+pub use error::{Error, Result};
+pub use guest::{AgentConfig, ExecOutput, Guest, GuestConfig, GuestFile};
+pub use guest_spec::Workload;
+pub use host::{Host, HostConfig};
+pub use lab::{Lab, LabConfig};
+pub use process::{Process, Signal, wait_until};
+pub use udp_echo::{ECHO_INTERVAL, Echo, UdpEcho};

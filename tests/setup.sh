@@ -1,0 +1,155 @@
+#!/usr/bin/env bash
+# Gets this machine ready for the lab: what `make demo` and `make test` call first.
+#
+# It installs Debian packages that are missing (and says which), and puts a guest kernel and a
+# busybox into target/lab-cache, unpacked there and never installed. It starts no service, and it
+# takes the libvirt packages that bring none: the lab runs its own libvirtd in namespaces.
+# With everything in place it changes nothing and ends at once.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cache=$root/target/lab-cache
+cd "$root" # rust-toolchain.toml decides which rustc answers
+
+readonly MIN_RUST=1.95
+readonly PACKAGES=(
+  qemu-system-x86 libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients libvirt-dev
+  iproute2 util-linux mount procps kmod gnutls-bin xz-utils
+  gcc libc6-dev pkg-config ca-certificates
+)
+# Modules of the guest, in the order in which insmod must see them.
+readonly MODULES=(
+  virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci
+  failover net_failover virtio_net virtio_balloon virtio_console
+  inet_diag tcp_diag udp_diag
+)
+
+say() { printf 'setup: %s\n' "$*"; }
+fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+if [[ $(id -u) -ne 0 ]]; then
+  fail 'needs root: network namespaces, cgroups, libvirtd; run: sudo make demo'
+fi
+[[ $(uname -m) == x86_64 ]] || fail "the lab's guests are x86_64; this machine is $(uname -m)"
+command -v apt-get dpkg-query dpkg-deb >/dev/null ||
+  fail 'needs Debian 12 (apt, dpkg): nothing else is known to work'
+
+at_least() { # at_least WANTED FOUND
+  [[ $(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n1) == "$1" ]]
+}
+
+rust_is_new_enough() {
+  local found
+  command -v cargo >/dev/null && command -v rustc >/dev/null || return 1
+  found=$(rustc --version 2>/dev/null | awk '{print $2}') && [[ -n $found ]] && at_least "$MIN_RUST" "$found"
+}
+
+missing_packages() {
+  local installed package
+  installed=$(dpkg-query -W -f '${Package} ${db:Status-Status}\n' "${PACKAGES[@]}" 2>/dev/null || true)
+  for package in "${PACKAGES[@]}"; do
+    grep -qx "$package installed" <<<"$installed" || printf '%s\n' "$package"
+  done
+}
+
+# Package lists are fetched once, and only if something is to be installed from old or absent ones.
+lists_ready=no
+refresh_lists() {
+  [[ $lists_ready == yes ]] && return
+  lists_ready=yes
+  local fresh
+  fresh=$(find /var/lib/apt/lists -maxdepth 1 -name '*_Packages*' -mmin -1440 -print -quit 2>/dev/null || true)
+  [[ -n $fresh && ${1:-} != force ]] && return
+  say 'fetching package lists (apt-get update)'
+  apt-get update -qq || say 'apt-get update complained (above); going on with what there is'
+}
+
+install_packages() {
+  say "installing: $*"
+  refresh_lists
+  local log
+  log=$(mktemp)
+  if ! DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@" >"$log" 2>&1; then
+    lists_ready=no
+    refresh_lists force # the lists may name versions that the mirror has replaced
+    DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@" >"$log" 2>&1 ||
+      { cat "$log" >&2; rm -f "$log"; fail "apt-get could not install: $*"; }
+  fi
+  rm -f "$log"
+}
+
+download_package() { # download_package NAME: unpacks it below ./unpacked of the current directory
+  apt-get download -qq "$1" 2>/dev/null || {
+    lists_ready=no
+    refresh_lists force
+    apt-get download -qq "$1" || fail "could not download the Debian package $1; is the mirror reachable?"
+  }
+  dpkg-deb -x ./"$1"_*.deb unpacked
+}
+
+# Everything is built beside the cache and moved in at the end: a half-done cache never counts.
+fill_cache() {
+  local work kernel version release modules name file
+  mkdir -p "$cache"
+  work=$(mktemp -d "$cache/.new.XXXXXX")
+  # shellcheck disable=SC2064  # the path is wanted as it is now
+  trap "rm -rf '$work'" EXIT
+  cd "$work"
+
+  refresh_lists
+  kernel=$(apt-cache depends linux-image-cloud-amd64 2>/dev/null | awk '$1 == "Depends:" {print $2; exit}')
+  if [[ -z $kernel ]]; then
+    lists_ready=no
+    refresh_lists force
+    kernel=$(apt-cache depends linux-image-cloud-amd64 2>/dev/null | awk '$1 == "Depends:" {print $2; exit}')
+  fi
+  [[ -n $kernel ]] || fail 'apt knows no linux-image-cloud-amd64: is a Debian main archive in the apt sources?'
+
+  say "guest kernel: unpacking $kernel and busybox-static into target/lab-cache (not installed)"
+  download_package "$kernel"
+  download_package busybox-static
+  version=$(dpkg-deb -f ./"$kernel"_*.deb Version)
+  release=${kernel#linux-image-}
+
+  modules=unpacked/lib/modules/$release
+  [[ -d $modules ]] || modules=unpacked/usr/lib/modules/$release
+  mkdir -p ready/modules
+  cp "unpacked/boot/vmlinuz-$release" ready/vmlinuz
+  cp unpacked/bin/busybox ready/busybox 2>/dev/null || cp unpacked/usr/bin/busybox ready/busybox
+  for name in "${MODULES[@]}"; do
+    file=$(find "$modules/kernel" -name "$name.ko*" -print -quit)
+    if [[ -z $file ]]; then
+      grep -q "/$name\.ko$" "$modules/modules.builtin" && continue
+      fail "$kernel has no module $name; the guest cannot start without it"
+    fi
+    case $file in
+      *.xz) xz -dc "$file" >"ready/modules/$name.ko" ;;
+      *) cp "$file" "ready/modules/$name.ko" ;;
+    esac
+    printf '%s\n' "$name" >>ready/modules/ORDER
+  done
+  printf '%s %s\n' "$kernel" "$version" >ready/VERSION
+  printf '%s\n' "${MODULES[@]}" >ready/WANTED
+
+  rm -rf "${cache:?}/kernel-$version"
+  mv ready "$cache/kernel-$version"
+  ln -sfn "kernel-$version" "$cache/kernel.new"
+  mv -T "$cache/kernel.new" "$cache/kernel"
+}
+
+mapfile -t missing < <(missing_packages)
+if ! rust_is_new_enough; then
+  say "no cargo and rustc of at least $MIN_RUST in PATH; taking Debian's rustc-web and cargo-web"
+  [[ -n ${SUDO_USER:-} ]] && say "(rustup's of $SUDO_USER would do as well: sudo env \"PATH=\$PATH\" make demo)"
+  missing+=(rustc-web cargo-web)
+fi
+if [[ ${#missing[@]} -gt 0 ]]; then
+  install_packages "${missing[@]}"
+  hash -r
+  rust_is_new_enough || fail "still no rustc of at least $MIN_RUST; found: $(rustc --version 2>&1 || true)"
+fi
+# A list of modules that has grown since the cache was filled makes the cache old.
+cached_modules=$(cat "$cache/kernel/WANTED" 2>/dev/null || true)
+if [[ $cached_modules != "$(printf '%s\n' "${MODULES[@]}")" || ! -s $cache/kernel/vmlinuz ]]; then
+  (fill_cache)
+fi
