@@ -1,5 +1,7 @@
 //! One end of a link with everything it noticed, and virtual time: what every session test needs.
 
+#![allow(dead_code, reason = "each test file uses its part")]
+
 use coms_protocol::guest_to_host::{GuestHello, Ping};
 use coms_protocol::host_to_guest::{HostHello, Pong};
 use coms_protocol::session::{End, Epoch, EventOf, Now, Session};
@@ -113,4 +115,12 @@ pub fn talk(a: &mut Side<Guest>, b: &mut Side<Host>, from_ms: u64, until_ms: u64
         ms = next;
     }
     crossed
+}
+
+/// The number of a [`ping`].
+pub fn number_of(message: &GuestToHost) -> u64 {
+    match message {
+        GuestToHost::Ping(Ping { number }) => *number,
+        GuestToHost::Request(_) | GuestToHost::TimeQuery(_) => unreachable!("these tests send pings"),
+    }
 }
