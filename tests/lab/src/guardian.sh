@@ -8,6 +8,8 @@
 # Each line is answered with "ok". After cleaning, what could not be removed is printed, else nothing.
 # Namespaces and mounts have no names: they go with their last process and with this shell.
 set -u
+# Whoever would read the answers may be dead, and that is when this shell is needed most.
+trap '' PIPE
 declare -A netns=()
 cgroups=() dirs=()
 while read -r kind value; do

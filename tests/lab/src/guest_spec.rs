@@ -51,7 +51,7 @@ pub struct Workload {
 impl Default for Workload {
     /// About 200 ms a round and 5 ms a request on an otherwise idle CPU under TCG.
     fn default() -> Workload {
-        Workload { round_iterations: 20_000_000, request_iterations: 500_000 }
+        Workload { round_iterations: 75_000_000, request_iterations: 1_900_000 }
     }
 }
 

@@ -61,7 +61,7 @@ fn answer(mut stream: TcpStream, iterations: u64) -> io::Result<()> {
 
 /// Prints how long the default workload's pieces take here.
 pub(crate) fn calibrate() -> Outcome {
-    for iterations in [500_000, 20_000_000, 20_000_000] {
+    for iterations in [1_900_000, 75_000_000, 75_000_000] {
         let start = Instant::now();
         compute(iterations);
         println!("{iterations} iterations: {:.1} ms", start.elapsed().as_secs_f64() * 1e3);
