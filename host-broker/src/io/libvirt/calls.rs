@@ -7,6 +7,7 @@ use super::xml::{self, TICKET_NAMESPACE};
 use crate::hypervisor::{
     Domain, DomainSample, DomainState, HostSample, HvError, JobFigures, MigrateSpec, Needs,
 };
+use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use uuid::Uuid;
 use virt::connect::Connect;
@@ -68,10 +69,19 @@ impl Connection {
         virt::domain::Domain::lookup_by_uuid(&self.conn, uuid).map_err(self.failed(operation))
     }
 
-    pub(super) fn domains(&self) -> Result<Vec<Domain>, HvError> {
+    /// The domains that run, or are about to.
+    pub(super) fn active(&self) -> Result<Vec<Uuid>, HvError> {
+        let failed = self.failed("list domains");
+        let active = self.conn.list_all_domains(sys::VIR_CONNECT_LIST_DOMAINS_ACTIVE).map_err(&failed)?;
+        active.iter().map(|dom| dom.get_uuid().map_err(&failed)).collect()
+    }
+
+    pub(super) fn domains(&self, jobs: &HashMap<Uuid, Job>) -> Result<Vec<Domain>, HvError> {
+        const OP: &str = "list domains";
         let mut found = Vec::new();
-        for dom in self.conn.list_all_domains(0).map_err(self.failed("list domains"))? {
-            match self.facts("list domains", &dom) {
+        for dom in self.conn.list_all_domains(0).map_err(self.failed(OP))? {
+            let uuid = dom.get_uuid().map_err(self.failed(OP))?;
+            match self.facts(OP, &dom, jobs.get(&uuid).copied().unwrap_or(Job::None)) {
                 Ok(domain) => found.push(domain),
                 // It left between the list and the look.
                 Err(HvError::NoDomain { .. }) => {}
@@ -81,21 +91,24 @@ impl Connection {
         Ok(found)
     }
 
-    pub(super) fn domain(&self, uuid: Uuid) -> Result<Domain, HvError> {
-        self.facts("look at domain", &self.lookup("look at domain", uuid)?)
+    pub(super) fn domain(&self, uuid: Uuid, job: Job) -> Result<Domain, HvError> {
+        const OP: &str = "look at domain";
+        self.facts(OP, &self.lookup(OP, uuid)?, job)
     }
 
-    fn facts(&self, op: &'static str, dom: &virt::domain::Domain) -> Result<Domain, HvError> {
+    /// `job` was looked at before the state is, here: a domain that arrives between the two looks shows as
+    /// running, never as left behind by a broken migration. Nothing here waits for QEMU.
+    fn facts(&self, op: &'static str, dom: &virt::domain::Domain, job: Job) -> Result<Domain, HvError> {
         let failed = self.failed(op);
         let uuid = dom.get_uuid().map_err(&failed)?;
-        let (state, job) = self.state(op, dom)?;
+        let (state, reason) = dom.get_state().map_err(&failed)?;
         let info = dom.get_info().map_err(&failed)?;
         let xml = dom.get_xml_desc(0).map_err(&failed)?;
         let facts = xml::facts(&xml).map_err(|e| internal(op, format!("the XML of {uuid}: {e}")))?;
         Ok(Domain {
             uuid,
             name: dom.get_name().map_err(&failed)?,
-            state,
+            state: domain_state(state, reason, job),
             persistent: dom.is_persistent().map_err(&failed)?,
             autostart: dom.get_autostart().map_err(&failed)?,
             channel: facts.channel,
@@ -107,57 +120,40 @@ impl Connection {
         })
     }
 
-    /// The job is looked at before the state: a domain that arrives between the two looks shows as running,
-    /// never as left behind by a broken migration.
-    fn state(&self, op: &'static str, dom: &virt::domain::Domain) -> Result<(DomainState, Job), HvError> {
-        let active = dom.is_active().map_err(self.failed(op))?;
-        let job = if active { self.job_kind(op, dom)? } else { Job::None };
-        let (state, reason) = dom.get_state().map_err(self.failed(op))?;
-        Ok((domain_state(state, reason, job), job))
-    }
-
-    fn job_kind(&self, op: &'static str, dom: &virt::domain::Domain) -> Result<Job, HvError> {
-        match ffi::job_stats(dom, 0) {
+    /// May hang as long as the domain's QEMU does.
+    pub(super) fn job_kind(&self, uuid: Uuid) -> Result<Job, HvError> {
+        const OP: &str = "look at job";
+        match ffi::job_stats(&self.lookup(OP, uuid)?, 0) {
             Ok((sys::VIR_DOMAIN_JOB_NONE, _)) => Ok(Job::None),
             Ok(_) => Ok(Job::Outgoing),
-            Err(e) => {
-                let failure = Failure::from(e);
-                match failure.code {
-                    // "migration statistics are available only on the source host"
-                    sys::VIR_ERR_OPERATION_UNSUPPORTED => Ok(Job::Incoming),
-                    sys::VIR_ERR_OPERATION_TIMEOUT => Ok(Job::Outgoing),
-                    // It stopped running in between.
-                    sys::VIR_ERR_OPERATION_INVALID => Ok(Job::None),
-                    _ => Err(failure.into_error(op, &self.uri)),
-                }
-            }
+            Err(e) => match Failure::from(e) {
+                // "migration statistics are available only on the source host"
+                Failure { code: sys::VIR_ERR_OPERATION_UNSUPPORTED, .. } => Ok(Job::Incoming),
+                // It does not run.
+                Failure { code: sys::VIR_ERR_OPERATION_INVALID, .. } => Ok(Job::None),
+                failure => Err(failure.into_error(OP, &self.uri)),
+            },
         }
     }
 
     pub(super) fn domain_on(&self, uuid: Uuid) -> Result<Option<DomainState>, HvError> {
         const OP: &str = "look for domain";
-        let looked = self.lookup(OP, uuid).and_then(|dom| self.state(OP, &dom));
-        match looked {
-            Ok((state, _)) => Ok(Some(state)),
+        let look = || -> Result<DomainState, HvError> {
+            let dom = self.lookup(OP, uuid)?;
+            let (state, _) = dom.get_state().map_err(self.failed(OP))?;
+            // The job matters only here, and at a source in switch-over it takes until that is over.
+            let job = match state {
+                sys::VIR_DOMAIN_PAUSED => self.job_kind(uuid)?,
+                _ => Job::None,
+            };
+            let (state, reason) = dom.get_state().map_err(self.failed(OP))?;
+            Ok(domain_state(state, reason, job))
+        };
+        match look() {
+            Ok(state) => Ok(Some(state)),
             Err(HvError::NoDomain { .. }) => Ok(None),
             Err(e) => Err(e),
         }
-    }
-
-    /// Domains being received right now.
-    pub(super) fn incoming(&self) -> Result<Vec<Uuid>, HvError> {
-        const OP: &str = "list incoming domains";
-        let mut found = Vec::new();
-        let paused =
-            self.conn.list_all_domains(sys::VIR_CONNECT_LIST_DOMAINS_PAUSED).map_err(self.failed(OP))?;
-        for dom in paused {
-            match self.state(OP, &dom) {
-                Ok((DomainState::Incoming, _)) => found.push(dom.get_uuid().map_err(self.failed(OP))?),
-                Ok(_) | Err(HvError::NoDomain { .. }) => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(found)
     }
 
     /// In the running domain only: the definition on disk must not carry a ticket into the next boot.
@@ -193,6 +189,7 @@ impl Connection {
         ffi::abort_job(&self.lookup(OP, uuid)?).map_err(self.failed(OP))
     }
 
+    /// May hang as long as the domain's QEMU does.
     pub(super) fn job(&self, uuid: Uuid) -> Result<Option<JobFigures>, HvError> {
         const OP: &str = "read job";
         match ffi::job_stats(&self.lookup(OP, uuid)?, 0) {
@@ -320,9 +317,9 @@ impl Connection {
 
 /// A job on a running domain, as this host sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Job {
+pub(super) enum Job {
     None,
-    /// A migration away from here, a dump, a backup.
+    /// A migration away from here, a dump, a backup; or QEMU does not answer, as in a switch-over.
     Outgoing,
     /// A migration to here. libvirt reports no figures for it, which is how it is known.
     Incoming,

@@ -56,6 +56,9 @@ fn sort(code: sys::virErrorNumber, domain: sys::virErrorDomain, message: &str) -
         // The same lock, when too many callers wait for it already.
         sys::VIR_ERR_OPERATION_FAILED if message.contains("state change lock") => Sort::Busy,
 
+        // A second migration of the same domain is turned away at once, not after the lock's 30 s.
+        sys::VIR_ERR_OPERATION_INVALID if message.contains("another migration job") => Sort::Busy,
+
         // Somebody decided against it: libvirt, its configuration, a hook, access control. Asking again
         // without a change there gives the same answer.
         sys::VIR_ERR_MIGRATE_UNSAFE
@@ -131,6 +134,12 @@ mod tests {
             ),
             (VIR_ERR_HOOK_SCRIPT_FAILED, VIR_FROM_HOOK, "Hook script failed", Sort::Refused),
             (VIR_ERR_OPERATION_INVALID, VIR_FROM_QEMU, "domain is not running", Sort::Refused),
+            (
+                VIR_ERR_OPERATION_INVALID,
+                VIR_FROM_QEMU,
+                "another migration job is already running for domain 'vm1'",
+                Sort::Busy,
+            ),
             (VIR_ERR_SYSTEM_ERROR, VIR_FROM_RPC, "Failed to connect socket: No such file", Sort::Unreachable),
             (VIR_ERR_SYSTEM_ERROR, VIR_FROM_QEMU, "unable to open file", Sort::Other),
             (VIR_ERR_INTERNAL_ERROR, VIR_FROM_RPC, "client socket is closed", Sort::Unreachable),

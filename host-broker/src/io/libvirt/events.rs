@@ -20,13 +20,14 @@ pub(super) struct Tracker {
 }
 
 impl Tracker {
-    /// After a gap: what was heard before it no longer counts, what libvirt lists now does.
+    /// After a gap: what was heard before it no longer counts.
     pub(super) fn reset(&mut self) {
         self.incoming.clear();
     }
 
-    pub(super) fn known_incoming(&mut self, uuids: impl IntoIterator<Item = Uuid>) {
-        self.incoming.extend(uuids);
+    /// A look at the domain found it being received; STARTED may have been missed.
+    pub(super) fn known_incoming(&mut self, uuid: Uuid) {
+        self.incoming.insert(uuid);
     }
 
     pub(super) fn hear(&mut self, raw: Raw) -> Vec<HvEvent> {
@@ -168,11 +169,11 @@ mod tests {
     }
 
     #[test]
-    fn a_domain_listed_as_incoming_after_a_gap_arrives() {
+    fn a_domain_found_incoming_after_a_gap_arrives() {
         let mut t = Tracker::default();
         heard(&mut t, VIR_DOMAIN_EVENT_STARTED, VIR_DOMAIN_EVENT_STARTED_MIGRATED);
         t.reset();
-        t.known_incoming([VM]);
+        t.known_incoming(VM);
         assert_eq!(
             heard(&mut t, VIR_DOMAIN_EVENT_RESUMED, VIR_DOMAIN_EVENT_RESUMED_MIGRATED),
             Some(HvEvent::Arrived { uuid: VM })

@@ -18,18 +18,22 @@ pub(super) fn job_figures(params: &[(String, Value)]) -> JobFigures {
             Value::Uint(_) | Value::Int(_) | Value::Double(_) | Value::Bool(_) => None,
         })
     };
+    // While a migration is being prepared libvirt reports 0 for all that QEMU has not told yet; no guest has a
+    // total of 0.
+    let counted = number("memory_total").is_some_and(|total| total > 0);
+    let memory = |name: &str| number(name).filter(|_| counted);
     JobFigures {
         total_ms: number("time_elapsed"),
         downtime_ms: number("downtime"),
         setup_ms: number("setup_time"),
-        bytes: number("memory_processed"),
-        bytes_total: number("memory_total"),
-        bytes_remaining: number("memory_remaining"),
-        pages_normal: number("memory_normal"),
-        pages_zero: number("memory_constant"),
-        rounds: number("memory_iteration"),
-        dirty_pages_per_s: number("memory_dirty_rate"),
-        page_size: number("memory_page_size"),
+        bytes: memory("memory_processed"),
+        bytes_total: memory("memory_total"),
+        bytes_remaining: memory("memory_remaining"),
+        pages_normal: memory("memory_normal"),
+        pages_zero: memory("memory_constant"),
+        rounds: memory("memory_iteration"),
+        dirty_pages_per_s: memory("memory_dirty_rate"),
+        page_size: memory("memory_page_size").filter(|size| *size > 0),
         error: text("errmsg"),
     }
 }
@@ -43,6 +47,7 @@ mod tests {
         assert_eq!(job_figures(&[]), JobFigures::default());
         let figures = job_figures(&[
             ("downtime".to_owned(), Value::Uint(31)),
+            ("memory_total".to_owned(), Value::Uint(4096)),
             ("memory_iteration".to_owned(), Value::Int(3)),
             ("memory_dirty_rate".to_owned(), Value::Int(-1)),
             ("memory_page_size".to_owned(), Value::Text("4096".to_owned())),
@@ -52,10 +57,23 @@ mod tests {
             figures,
             JobFigures {
                 downtime_ms: Some(31),
+                bytes_total: Some(4096),
                 rounds: Some(3),
                 error: Some("canceled".to_owned()),
                 ..JobFigures::default()
             }
         );
+    }
+
+    #[test]
+    fn zeros_before_the_copying_starts_are_unknown_too() {
+        let zero = |name: &str| (name.to_owned(), Value::Uint(0));
+        let figures = job_figures(&[
+            ("time_elapsed".to_owned(), Value::Uint(26)),
+            zero("memory_total"),
+            zero("memory_remaining"),
+            zero("memory_iteration"),
+        ]);
+        assert_eq!(figures, JobFigures { total_ms: Some(26), ..JobFigures::default() });
     }
 }

@@ -5,6 +5,7 @@ use super::events::Tracker;
 use super::ffi::{self, Raw, Sink};
 use super::lane::lock;
 use crate::hypervisor::{HvError, HvEvent};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -42,9 +43,14 @@ pub(super) fn start_event_loop() -> Result<(), String> {
 }
 
 /// Starts the thread that keeps a connection to `uri` and sends what it hears to `tx`, until nobody listens.
-pub(super) fn start(uri: &str, tx: UnboundedSender<HvEvent>) -> std::io::Result<()> {
+/// `up` is true while the connection holds. `tracker` learns from events and from whoever finds a domain incoming.
+pub(super) fn start(
+    uri: &str,
+    tx: UnboundedSender<HvEvent>,
+    up: Arc<AtomicBool>,
+    tracker: Arc<Mutex<Tracker>>,
+) -> std::io::Result<()> {
     let uri: Arc<str> = uri.into();
-    let tracker = Arc::new(Mutex::new(Tracker::default()));
     let (closed_tx, closed_rx) = channel();
     let sink = {
         let (tracker, tx) = (tracker.clone(), tx.clone());
@@ -61,7 +67,7 @@ pub(super) fn start(uri: &str, tx: UnboundedSender<HvEvent>) -> std::io::Result<
         })
     };
     std::thread::Builder::new().name("libvirt keeper".to_owned()).spawn(move || {
-        let keeper = Keeper { uri, tx, tracker, sink, closed: closed_rx };
+        let keeper = Keeper { uri, tx, up, tracker, sink, closed: closed_rx };
         keeper.keep();
     })?;
     Ok(())
@@ -70,6 +76,7 @@ pub(super) fn start(uri: &str, tx: UnboundedSender<HvEvent>) -> std::io::Result<
 struct Keeper {
     uri: Arc<str>,
     tx: UnboundedSender<HvEvent>,
+    up: Arc<AtomicBool>,
     tracker: Arc<Mutex<Tracker>>,
     sink: &'static Sink,
     closed: Receiver<i32>,
@@ -82,6 +89,7 @@ impl Keeper {
         while !self.tx.is_closed() {
             match self.hold_one(&mut told) {
                 Ok(why) => {
+                    self.up.store(false, Ordering::Release);
                     told = true;
                     backoff = BACKOFF_MIN;
                     self.tell(HvEvent::Disconnected { detail: why });
@@ -110,9 +118,8 @@ impl Keeper {
         for (event, e) in missing {
             tracing::warn!(event, error = %e, "this libvirt does not report an event; doing without");
         }
-        // After subscribing, so that none slips through between the two.
-        lock(&self.tracker).known_incoming(connection.incoming()?);
         *told = false;
+        self.up.store(true, Ordering::Release);
         self.tell(HvEvent::Connected);
         loop {
             match self.closed.recv_timeout(LOOK_EVERY) {

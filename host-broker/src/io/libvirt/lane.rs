@@ -21,12 +21,16 @@ const REPLACE_AFTER: Duration = Duration::from_secs(120);
 /// ... as long as no more than this many were given up.
 const MAX_GIVEN_UP: usize = 4;
 
+pub(super) const NOT_CONNECTED: &str = "not connected";
+
 type Call = Box<dyn FnOnce(&mut Session) + Send>;
 
 pub(super) struct Lane {
     name: String,
     uri: Arc<str>,
     deadline: Duration,
+    /// While false nobody is asked: it is known that there is no answer.
+    up: Arc<AtomicBool>,
     queue: SyncSender<Call>,
     shared: Arc<Shared>,
     workers: Mutex<Vec<Arc<Worker>>>,
@@ -47,12 +51,19 @@ struct Worker {
 }
 
 impl Lane {
-    pub(super) fn new(name: impl Into<String>, uri: &str, threads: usize, deadline: Duration) -> Lane {
+    pub(super) fn new(
+        name: &str,
+        uri: &str,
+        threads: usize,
+        deadline: Duration,
+        up: Arc<AtomicBool>,
+    ) -> Lane {
         let (queue, calls) = sync_channel(QUEUE);
         let lane = Lane {
-            name: name.into(),
+            name: name.to_owned(),
             uri: uri.into(),
             deadline,
+            up,
             queue,
             shared: Arc::new(Shared {
                 epoch: Instant::now(),
@@ -73,6 +84,9 @@ impl Lane {
         operation: &'static str,
         f: impl Fn(&Connection) -> Result<T, HvError> + Send + 'static,
     ) -> Result<T, HvError> {
+        if !self.up.load(Ordering::Acquire) {
+            return Err(self.unreachable(operation, NOT_CONNECTED));
+        }
         if !self.has_a_thread_left() {
             return Err(self.unreachable(operation, "still waiting for the previous call"));
         }

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //!  tokio                 OS threads, each with its own connection
-//!  Libvirt::domain() ──> queries (3)      look, sample, job figures
-//!         ::abort()  ──> control (2)      abort, allowed downtime: must get through while a migration runs
+//!  Libvirt::domain() ──> queries (3)      look, sample
+//!         ::job()    ──> jobs (4)         what only QEMU can tell
+//!         ::abort()  ──> control (4)      abort, allowed downtime: must get through while a migration runs
 //!         ::set_…()  ──> changes (2)      ticket, autostart: libvirt may hold these for 30 s
 //!         ::migrate()──> one thread per migration, for as long as it takes
 //!         ::sample() ──> one thread per remote host, so that a hung one delays nobody
@@ -17,16 +18,19 @@ mod errors;
 mod events;
 mod ffi;
 mod figures;
+mod jobs;
 mod keeper;
 mod lane;
 mod xml;
 
 use crate::hypervisor::{Domain, DomainState, HostSample, HvError, HvEvent, JobFigures, MigrateSpec, Needs};
 use calls::{Connection, internal};
+use events::Tracker;
+use jobs::Jobs;
 use lane::{Lane, lock};
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
@@ -36,7 +40,8 @@ use uuid::Uuid;
 const QUERY_DEADLINE: Duration = Duration::from_secs(15);
 /// libvirt waits 30 s for a domain's lock before it says so; its answer says more than our giving up.
 const CHANGE_DEADLINE: Duration = Duration::from_secs(35);
-const REMOTE_DEADLINE: Duration = Duration::from_secs(5);
+/// The first question for its capabilities makes a libvirtd probe its QEMUs: 4 s on a small machine.
+const REMOTE_DEADLINE: Duration = Duration::from_secs(10);
 /// How long "this host can run that" is taken as still true.
 const CAN_RUN_FOR: Duration = Duration::from_secs(60);
 
@@ -50,12 +55,24 @@ pub struct Libvirt {
 
 struct Inner {
     uri: Arc<str>,
+    /// Whether the keeper's connection to the local libvirtd holds.
+    up: Arc<AtomicBool>,
+    tracker: Arc<Mutex<Tracker>>,
     queries: Lane,
+    jobs: Jobs,
     control: Lane,
     changes: Lane,
     /// One lane per URI that was ever asked; URIs come from the operator's configuration only.
     remotes: Mutex<HashMap<String, Arc<Lane>>>,
     can_run: Mutex<HashMap<(String, Needs), Instant>>,
+}
+
+impl Inner {
+    fn note(&self, domain: &Domain) {
+        if domain.state == DomainState::Incoming {
+            lock(&self.tracker).known_incoming(domain.uuid);
+        }
+    }
 }
 
 impl Libvirt {
@@ -64,18 +81,25 @@ impl Libvirt {
     /// Events go to `tx`: [`HvEvent::Connected`] whenever the connection is up, and [`HvEvent::Disconnected`]
     /// once when it breaks or cannot be made at first. The keeper ends when the receiver is dropped.
     pub fn start(local_uri: &str, tx: mpsc::UnboundedSender<HvEvent>) -> Libvirt {
-        let started = keeper::start_event_loop()
-            .and_then(|()| keeper::start(local_uri, tx.clone()).map_err(|e| e.to_string()));
+        let up = Arc::new(AtomicBool::new(false));
+        let tracker = Arc::new(Mutex::new(Tracker::default()));
+        let started = keeper::start_event_loop().and_then(|()| {
+            keeper::start(local_uri, tx.clone(), up.clone(), tracker.clone()).map_err(|e| e.to_string())
+        });
         if let Err(detail) = started {
             tracing::error!(detail, "no events from libvirt");
             let _ = tx.send(HvEvent::Disconnected { detail });
         }
+        let lane = |name, threads, deadline| Lane::new(name, local_uri, threads, deadline, up.clone());
         Libvirt {
             inner: Arc::new(Inner {
                 uri: local_uri.into(),
-                queries: Lane::new("libvirt query", local_uri, 3, QUERY_DEADLINE),
-                control: Lane::new("libvirt control", local_uri, 2, CHANGE_DEADLINE),
-                changes: Lane::new("libvirt change", local_uri, 2, CHANGE_DEADLINE),
+                tracker,
+                jobs: Jobs::new(lane("libvirt job", 4, QUERY_DEADLINE)),
+                queries: lane("libvirt query", 3, QUERY_DEADLINE),
+                control: lane("libvirt control", 4, CHANGE_DEADLINE),
+                changes: lane("libvirt change", 2, CHANGE_DEADLINE),
+                up,
                 remotes: Mutex::default(),
                 can_run: Mutex::default(),
             }),
@@ -84,16 +108,26 @@ impl Libvirt {
 
     /// All domains of this host, running or only defined.
     pub async fn domains(&self) -> Result<Vec<Domain>, HvError> {
-        self.inner.queries.call("list domains", Connection::domains).await
+        let mut jobs = HashMap::new();
+        for uuid in self.inner.queries.call("list domains", Connection::active).await? {
+            jobs.insert(uuid, self.inner.jobs.kind(uuid).await);
+        }
+        let domains = self.inner.queries.call("list domains", move |c| c.domains(&jobs)).await?;
+        domains.iter().for_each(|domain| self.inner.note(domain));
+        Ok(domains)
     }
 
     /// One domain of this host.
     pub async fn domain(&self, uuid: Uuid) -> Result<Domain, HvError> {
-        self.inner.queries.call("look at domain", move |c| c.domain(uuid)).await
+        let job = self.inner.jobs.kind(uuid).await;
+        let domain = self.inner.queries.call("look at domain", move |c| c.domain(uuid, job)).await?;
+        self.inner.note(&domain);
+        Ok(domain)
     }
 
     /// Stores the ticket in the running domain, or removes it. While the domain migrates, libvirt refuses after
-    /// 30 s ([`HvError::Busy`]).
+    /// 30 s ([`HvError::Busy`]). Given up here before libvirt answered ([`HvError::Unreachable`]), the change may
+    /// still happen, once the migration has ended.
     pub async fn set_ticket(&self, uuid: Uuid, xml: Option<String>) -> Result<(), HvError> {
         self.inner.changes.call("set ticket", move |c| c.set_ticket(uuid, xml.as_deref())).await
     }
@@ -103,8 +137,11 @@ impl Libvirt {
         self.inner.changes.call("set autostart", move |c| c.set_autostart(uuid, on)).await
     }
 
-    /// Aborts whatever job runs on the domain. Returns when libvirt was told; the migrate call that it ends
-    /// returns [`HvError::Aborted`] on its own. No job: [`HvError::Refused`].
+    /// Aborts whatever job runs on the domain; only at the source of a migration (at the destination libvirt waits
+    /// 30 s and is [`HvError::Busy`]). Returns when libvirt was told; the migrate call that it ends returns
+    /// [`HvError::Aborted`] on its own, a second or two later. No job: [`HvError::Refused`].
+    ///
+    /// An aborted migration leaves neither a JOB_COMPLETED event nor completed figures at the source.
     pub async fn abort(&self, uuid: Uuid) -> Result<(), HvError> {
         self.inner.control.call("abort job", move |c| c.abort(uuid)).await
     }
@@ -114,9 +151,11 @@ impl Libvirt {
         self.inner.control.call("set max downtime", move |c| c.set_max_downtime(uuid, ms)).await
     }
 
-    /// Figures of the running job. None: no job, or this host is the destination, where libvirt has none.
+    /// Figures of the running job; its `downtime_ms` is what QEMU expects, not what was measured. None: no job, or
+    /// this host is the destination, where libvirt has none. [`HvError::Busy`]: QEMU does not answer, as in a
+    /// switch-over.
     pub async fn job(&self, uuid: Uuid) -> Result<Option<JobFigures>, HvError> {
-        self.inner.queries.call("read job", move |c| c.job(uuid)).await
+        self.inner.jobs.figures(uuid).await
     }
 
     /// Figures of the last job, kept for the next reader. A restart of libvirtd forgets them.
@@ -165,6 +204,9 @@ impl Libvirt {
         let uri = self.inner.uri.clone();
         let unreachable =
             |detail: String| HvError::Unreachable { operation: OP, uri: uri.to_string(), detail };
+        if !self.inner.up.load(Ordering::Acquire) {
+            return Err(unreachable(lane::NOT_CONNECTED.to_owned()));
+        }
         let stage = Arc::new(AtomicU8::new(PREPARING));
         let (reply, mut answer) = oneshot::channel();
         {
@@ -194,7 +236,14 @@ impl Libvirt {
         if let Some(lane) = remotes.get(uri) {
             return lane.clone();
         }
-        let lane = Arc::new(Lane::new("libvirt remote", uri, 1, REMOTE_DEADLINE));
+        let lane = Arc::new(Lane::new(
+            "libvirt remote",
+            uri,
+            1,
+            REMOTE_DEADLINE,
+            // Nobody keeps a connection to other hosts: they are asked to find out.
+            Arc::new(AtomicBool::new(true)),
+        ));
         remotes.insert(uri.to_owned(), lane.clone());
         lane
     }
