@@ -1,0 +1,92 @@
+//! Every way the broker touches the world. Decided in `decide/`, done in `io/execute.rs`, which has no
+//! branch on policy.
+
+use crate::control::Reply;
+use crate::event::Caller;
+use crate::hypervisor::{MigrateSpec, Needs};
+use crate::records::MoveRecord;
+use coms_protocol::host_to_guest::{HostHello, HostToGuest};
+use coms_protocol::types::MigrationId;
+use std::path::PathBuf;
+use uuid::Uuid;
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Answered by `Event::Domains`.
+    ListDomains,
+    /// Answered by `Event::Domain`.
+    Look {
+        uuid: Uuid,
+    },
+    /// Answered by `Event::Sampled` for this host, besides the regular looks.
+    SampleMe,
+    /// Connect to the guest's port and stay connected until `Detach`.
+    Attach {
+        uuid: Uuid,
+        channel: PathBuf,
+        hello: HostHello,
+    },
+    Detach {
+        uuid: Uuid,
+    },
+    /// Until the guest acknowledged it.
+    Tell {
+        uuid: Uuid,
+        message: HostToGuest,
+    },
+    /// Now or never.
+    TellOnce {
+        uuid: Uuid,
+        message: HostToGuest,
+    },
+    /// Ask these hosts about this domain. Answered by `Event::Surveyed`.
+    Survey {
+        uuid: Uuid,
+        migration: MigrationId,
+        needs: Needs,
+        hosts: Vec<(String, String)>,
+    },
+    WriteTicket {
+        uuid: Uuid,
+        migration: MigrationId,
+        xml: String,
+    },
+    ClearTicket {
+        uuid: Uuid,
+    },
+    /// Answered by `Event::Returned`, with `Event::Progress` in between.
+    Migrate {
+        migration: MigrationId,
+        spec: MigrateSpec,
+    },
+    Abort {
+        uuid: Uuid,
+    },
+    /// Answered by `Event::Figures`.
+    FetchFigures {
+        uuid: Uuid,
+        migration: MigrationId,
+    },
+    SetAutostart {
+        uuid: Uuid,
+    },
+    Reply {
+        caller: Caller,
+        reply: Box<Reply>,
+    },
+    /// Keep for `comsctl migrations` and across restarts.
+    Record(Box<MoveRecord>),
+    Log {
+        level: Level,
+        guest: Option<Uuid>,
+        text: String,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    Info,
+    Warn,
+    /// Somebody should look, also at 3 a.m.
+    Alarm,
+}

@@ -1,0 +1,76 @@
+//! What `comsctl` asks and what it gets: one JSON line each way over the broker's socket.
+
+use crate::records::MoveRecord;
+use coms_protocol::types::MigrationId;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "command", deny_unknown_fields)]
+pub enum Request {
+    Guests,
+    Hosts,
+    /// All that is remembered, newest last; or the one with this id.
+    Migrations {
+        id: Option<MigrationId>,
+    },
+    /// Move a domain (name or UUID), to the host named or to the best.
+    Migrate {
+        domain: String,
+        to: Option<String>,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "reply")]
+pub enum Reply {
+    Guests {
+        guests: Vec<GuestView>,
+    },
+    Hosts {
+        hosts: Vec<HostView>,
+    },
+    Migrations {
+        migrations: Vec<MoveRecord>,
+    },
+    /// Begun; its record tells the rest.
+    Started {
+        migration: MigrationId,
+    },
+    /// What was wrong and what would be right.
+    Refused {
+        text: String,
+    },
+}
+
+/// One domain with our port.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GuestView {
+    pub name: String,
+    pub uuid: Uuid,
+    /// The operator lets it take part.
+    pub enabled: bool,
+    pub state: String,
+    /// Its agent answers; what it says of itself.
+    pub agent: Option<String>,
+    pub migration: Option<MigrationId>,
+    /// Since its last move, as far as this host knows.
+    pub last_moved_unix_ms: Option<u64>,
+}
+
+/// One host of the pool.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HostView {
+    pub name: String,
+    pub region: String,
+    pub this_host: bool,
+    pub answers: bool,
+    /// Why it does not.
+    pub trouble: Option<String>,
+    pub cpus: Option<u32>,
+    /// Running domains' CPU time over the last 10 s per CPU.
+    pub load_per_cpu: Option<f64>,
+    pub memory_mib: Option<u64>,
+    pub committed_mib: Option<u64>,
+    pub domains: Option<usize>,
+}

@@ -1,0 +1,224 @@
+//! Steps 7 to 10: a domain comes to this host, and its guest hears so here.
+
+use super::Broker;
+use super::guest::{Arrival, Stage};
+use super::moves::to_wire;
+use super::standing::{Standing, judge};
+use crate::action::{Action, Level};
+use crate::event::Now;
+use crate::hypervisor::{DomainState, JobFigures};
+use crate::records::{MoveRecord, MoveState};
+use crate::ticket::Ticket;
+use coms_protocol::host_to_guest::Completed;
+use coms_protocol::types::{Encryption, Figures, MigrationId};
+use std::time::Duration;
+use uuid::Uuid;
+
+/// A ticket is written just before the migrate call. One that is older than this when the domain begins to
+/// arrive belongs to an earlier attempt, and somebody else moves the domain now.
+const FRESH_TICKET_MS: u64 = 60_000;
+/// The outcome is told without figures when libvirt does not hand them out within this.
+const FIGURES_LIMIT: Duration = Duration::from_millis(700);
+
+impl Broker {
+    /// Called with every fresh look: what does the ticket mean to this host?
+    pub(super) fn read_ticket(&mut self, now: Now, uuid: Uuid) {
+        let Some(me) = self.my_uuid else { return };
+        let Some(guest) = self.guests.get_mut(&uuid) else { return };
+        guest.undecided = false;
+        if !guest.mv.is_none() {
+            return;
+        }
+        let Some(xml) = guest.domain.ticket_xml.clone() else {
+            return;
+        };
+        let ticket = match Ticket::from_xml(&xml) {
+            Ok(ticket) => ticket,
+            Err(e) => return self.void(now, uuid, &e.to_string()),
+        };
+        let outdated = guest.outdated_attempt == Some(ticket.attempt);
+        match judge(&ticket, me, &guest.domain, now.unix_ms) {
+            Standing::Arriving => {
+                guest.undecided = true;
+                if now.unix_ms > ticket.written_unix_ms.saturating_add(FRESH_TICKET_MS)
+                    && guest.arrival.is_none()
+                {
+                    guest.outdated_attempt = Some(ticket.attempt);
+                } else if !outdated && guest.arrival.is_none() {
+                    guest.arrival = Some(Arrival { ticket, stage: Stage::Coming, told: None });
+                    self.record_arrival(now, uuid, &ticket);
+                }
+            }
+            Standing::Arrived if outdated => self.void(now, uuid, "it is of an older attempt"),
+            Standing::Arrived => self.here(now, uuid, ticket, None),
+            Standing::DidNotLeave => self.lost_attempt(now, uuid, &ticket),
+            Standing::Undecided => guest.undecided = true,
+            Standing::Void(why) => self.void(now, uuid, why),
+        }
+    }
+
+    fn void(&mut self, now: Now, uuid: Uuid, why: &str) {
+        let Some(guest) = self.guests.get_mut(&uuid) else { return };
+        if guest.clear_ticket_at.is_none() {
+            self.log(Level::Info, Some(uuid), format!("a ticket without effect is removed: {why}"));
+            self.clear_ticket(now, uuid);
+        }
+    }
+
+    /// Step 8: libvirt's Finish succeeded here.
+    pub(super) fn arrived(&mut self, now: Now, uuid: Uuid) {
+        let Some(guest) = self.guests.get_mut(&uuid) else {
+            // Its look is still under way.
+            return self.out.push(Action::Look { uuid });
+        };
+        guest.domain.state = DomainState::Running { arrived: true };
+        match &guest.arrival {
+            Some(arrival) => {
+                let ticket = arrival.ticket;
+                self.here(now, uuid, ticket, Some(now.mono));
+            }
+            None => self.read_ticket(now, uuid),
+        }
+    }
+
+    fn here(&mut self, now: Now, uuid: Uuid, ticket: Ticket, at: Option<Duration>) {
+        let Some(guest) = self.guests.get_mut(&uuid) else { return };
+        if guest
+            .arrival
+            .as_ref()
+            .is_some_and(|a| a.ticket.attempt == ticket.attempt && a.stage != Stage::Coming)
+        {
+            return;
+        }
+        let migration = ticket.migration;
+        guest.arrival = Some(Arrival { ticket, stage: Stage::Here { at, since: now.mono }, told: None });
+        self.record_arrival(now, uuid, &ticket);
+        if let Some(record) = self.record_mut(migration) {
+            record.state = MoveState::Arrived;
+            record.ended_unix_ms = Some(now.unix_ms);
+        }
+        self.save_record(migration);
+        self.out.push(Action::FetchFigures { uuid, migration });
+        if ticket.autostart {
+            self.out.push(Action::SetAutostart { uuid });
+        }
+    }
+
+    /// Step 9: the figures are there (or will not come): tell the guest.
+    pub(super) fn arrival_figures(
+        &mut self,
+        now: Now,
+        uuid: Uuid,
+        migration: MigrationId,
+        figures: Option<&JobFigures>,
+    ) {
+        let Some(guest) = self.guests.get(&uuid) else { return };
+        let Some(arrival) = guest.arrival.as_ref().filter(|a| a.ticket.migration == migration) else {
+            return;
+        };
+        let Stage::Here { at, .. } = arrival.stage else { return };
+        let ticket = arrival.ticket;
+        let figures = figures.map(to_wire).unwrap_or_default();
+        let completed = Completed {
+            migration,
+            request: ticket.request,
+            initiator: ticket.initiator,
+            technique: ticket.technique,
+            encryption: Encryption::None,
+            from: self.host_by_uuid(ticket.source).map(|h| self.place_for(uuid, h)),
+            to: self.place_for(uuid, &self.config.me),
+            figures,
+            told_after_ms: at.map(|at| now.mono.saturating_sub(at).as_millis() as u64),
+        };
+        if let Some(arrival) = self.guests.get_mut(&uuid).and_then(|g| g.arrival.as_mut()) {
+            arrival.stage = Stage::Telling { at };
+            arrival.told = Some(completed.clone());
+        }
+        if let Some(record) = self.record_mut(migration) {
+            record.figures = figures;
+        }
+        self.tell(uuid, completed);
+    }
+
+    /// Step 10: the guest has it on disk. The ticket has done its work.
+    pub(super) fn completed_delivered(&mut self, now: Now, uuid: Uuid, migration: MigrationId) {
+        let Some(guest) = self.guests.get_mut(&uuid) else { return };
+        let Some(arrival) = guest.arrival.as_mut().filter(|a| a.ticket.migration == migration) else {
+            return;
+        };
+        let Stage::Telling { at } = arrival.stage else { return };
+        arrival.stage = Stage::Told;
+        if let (Some(request), Some(told)) = (arrival.ticket.request, arrival.told.clone()) {
+            guest.remember_answer(request, told.into());
+        }
+        if let Some(record) = self.record_mut(migration) {
+            record.state = MoveState::Completed;
+            record.resumed_to_told_ms = at.map(|at| now.mono.saturating_sub(at).as_secs_f64() * 1000.0);
+        }
+        self.save_record(migration);
+        self.log(Level::Info, Some(uuid), format!("{migration}: the guest knows that it is here"));
+        self.clear_ticket(now, uuid);
+    }
+
+    pub(super) fn arrival_tick(&mut self, now: Now, uuid: Uuid) {
+        let Some(guest) = self.guests.get(&uuid) else { return };
+        let Some(arrival) = &guest.arrival else { return };
+        let migration = arrival.ticket.migration;
+        match arrival.stage {
+            Stage::Here { since, .. } if since + FIGURES_LIMIT <= now.mono => {
+                self.arrival_figures(now, uuid, migration, None)
+            }
+            // A guest without an agent never acknowledges; its ticket goes when it expires.
+            Stage::Telling { .. } if arrival.ticket.expires_unix_ms < now.unix_ms => {
+                if let Some(arrival) = self.guests.get_mut(&uuid).and_then(|g| g.arrival.as_mut()) {
+                    arrival.stage = Stage::Told;
+                }
+                self.clear_ticket(now, uuid);
+            }
+            Stage::Coming | Stage::Here { .. } | Stage::Telling { .. } | Stage::Told => {}
+        }
+    }
+
+    /// The domain that was coming is not here any more.
+    pub(super) fn arrival_lost(&mut self, now: Now, uuid: Uuid) {
+        let Some(arrival) = self.guests.get(&uuid).and_then(|g| g.arrival.as_ref()) else { return };
+        let (migration, coming) = (arrival.ticket.migration, arrival.stage == Stage::Coming);
+        if !coming {
+            return;
+        }
+        if let Some(record) = self.record_mut(migration) {
+            record.state = MoveState::Failed;
+            record.reason = Some("did-not-arrive".into());
+            record.ended_unix_ms = Some(now.unix_ms);
+        }
+        self.log(Level::Warn, Some(uuid), format!("{migration}: did not arrive"));
+    }
+
+    fn record_arrival(&mut self, now: Now, uuid: Uuid, ticket: &Ticket) {
+        if self.record_mut(ticket.migration).is_some() {
+            return;
+        }
+        let from = self.host_by_uuid(ticket.source).map(|h| h.name.clone());
+        let Some(guest) = self.guests.get(&uuid) else { return };
+        let record = MoveRecord {
+            migration: ticket.migration,
+            domain: guest.domain.name.clone(),
+            uuid,
+            initiator: ticket.initiator,
+            request: ticket.request,
+            from,
+            to: Some(self.config.me.name.clone()),
+            state: MoveState::Arriving,
+            reason: None,
+            detail: None,
+            considered: Vec::new(),
+            received_unix_ms: now.unix_ms,
+            request_to_call_ms: None,
+            resumed_to_told_ms: None,
+            ended_unix_ms: None,
+            figures: Figures::default(),
+            bytes_remaining: None,
+        };
+        self.add_record(record);
+    }
+}

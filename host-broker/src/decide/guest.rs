@@ -1,0 +1,195 @@
+//! What the broker holds of one domain.
+
+use super::placement::Considered;
+use crate::hypervisor::{Domain, HvError, JobFigures};
+use crate::ticket::Ticket;
+use coms_protocol::guest_to_host::{Waiting, Wishes};
+use coms_protocol::host_to_guest::{Completed, HostToGuest};
+use coms_protocol::types::{Initiator, MigrationId, RequestId, Technique};
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Final answers kept to repeat them.
+const ANSWERS: usize = 16;
+/// Requests that one move may answer.
+pub const FOLLOWERS: usize = 8;
+
+#[derive(Debug)]
+pub struct Guest {
+    pub domain: Domain,
+    /// The socket that its link is attached to.
+    pub attached: Option<PathBuf>,
+    /// Its agent, while it answers.
+    pub agent: Option<String>,
+    /// What its last hello waits for and has not been answered yet.
+    pub waiting: Vec<Waiting>,
+    answers: VecDeque<(RequestId, HostToGuest)>,
+    /// When it asked, within the last minute.
+    pub asked_at: VecDeque<Duration>,
+    /// Away from here.
+    pub mv: Move,
+    /// To here.
+    pub arrival: Option<Arrival>,
+    /// Its ticket does not tell yet what became of a move: answers wait.
+    pub undecided: bool,
+    /// When it was last looked at because of that.
+    pub looked: Duration,
+    /// The attempt whose ticket was too old when the domain began to arrive.
+    pub outdated_attempt: Option<u64>,
+    /// A ticket that means nothing any more is in the metadata; try again then.
+    pub clear_ticket_at: Option<Duration>,
+}
+
+impl Guest {
+    pub fn new(domain: Domain) -> Self {
+        Self {
+            domain,
+            attached: None,
+            agent: None,
+            waiting: Vec::new(),
+            answers: VecDeque::new(),
+            asked_at: VecDeque::new(),
+            mv: Move::None,
+            arrival: None,
+            undecided: false,
+            looked: Duration::ZERO,
+            outdated_attempt: None,
+            clear_ticket_at: None,
+        }
+    }
+
+    /// The final answer to a request, if it has one.
+    pub fn answer_to(&self, request: RequestId) -> Option<&HostToGuest> {
+        self.answers.iter().find(|(r, _)| *r == request).map(|(_, a)| a)
+    }
+
+    pub fn remember_answer(&mut self, request: RequestId, answer: HostToGuest) {
+        if self.answers.len() >= ANSWERS {
+            self.answers.pop_front();
+        }
+        self.answers.push_back((request, answer));
+    }
+}
+
+/// A move away from this host.
+///
+/// ```text
+///   None -> Choosing -> WritingTicket -> Running --call ok / left--> (forgotten: it is elsewhere)
+///     ^        |             |              |  error, or the call was lost
+///     |        v             v              v
+///     +---- denied -------denied <------ Unclear --runs here, no job--> failed, cancelled or denied
+/// ```
+#[derive(Debug)]
+pub enum Move {
+    None,
+    Choosing(Plan),
+    WritingTicket {
+        plan: Plan,
+        ticket: Ticket,
+    },
+    Running {
+        plan: Plan,
+        ticket: Ticket,
+        started: Duration,
+        rounds: u32,
+        time_limit_hit: bool,
+    },
+    Unclear {
+        plan: Plan,
+        ticket: Ticket,
+        rounds: u32,
+        time_limit_hit: bool,
+        error: Option<HvError>,
+        looked: Duration,
+        alarmed: bool,
+    },
+}
+
+impl Move {
+    pub fn is_none(&self) -> bool {
+        matches!(self, Move::None)
+    }
+
+    pub fn plan(&self) -> Option<&Plan> {
+        match self {
+            Move::None => None,
+            Move::Choosing(plan)
+            | Move::WritingTicket { plan, .. }
+            | Move::Running { plan, .. }
+            | Move::Unclear { plan, .. } => Some(plan),
+        }
+    }
+
+    pub fn plan_mut(&mut self) -> Option<&mut Plan> {
+        match self {
+            Move::None => None,
+            Move::Choosing(plan)
+            | Move::WritingTicket { plan, .. }
+            | Move::Running { plan, .. }
+            | Move::Unclear { plan, .. } => Some(plan),
+        }
+    }
+
+    /// libvirt may have moved it: a domain that is no longer here need not be dead.
+    pub fn may_have_left(&self) -> bool {
+        match self {
+            Move::None | Move::Choosing(_) | Move::WritingTicket { .. } => false,
+            Move::Running { .. } | Move::Unclear { .. } => true,
+        }
+    }
+}
+
+/// What is wanted, and what came of choosing.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub migration: MigrationId,
+    /// Answered by this move: the one that began it first.
+    pub requests: Vec<RequestId>,
+    pub initiator: Initiator,
+    pub wishes: Wishes,
+    pub technique: Technique,
+    /// Only to this host (`comsctl migrate --to`).
+    pub only: Option<String>,
+    /// Only to a host that is less busy: the guest complains of this one.
+    pub wants_relief: bool,
+    pub received: Duration,
+    pub received_unix_ms: u64,
+    /// The guest was told that it is accepted.
+    pub accepted: bool,
+    pub destination: Option<String>,
+    pub considered: Vec<Considered>,
+    pub figures: JobFigures,
+}
+
+/// A move to this host, as its ticket tells it.
+#[derive(Debug)]
+pub struct Arrival {
+    pub ticket: Ticket,
+    pub stage: Stage,
+    /// The outcome, once it is made.
+    pub told: Option<Completed>,
+}
+
+impl Arrival {
+    /// This move is what the guest waits for: by the request behind it, or by the id it was accepted under. A
+    /// guest that knows the request under another id was told so by a later attempt.
+    pub fn answers(&self, w: Waiting) -> bool {
+        match w.migration {
+            Some(migration) => migration == self.ticket.migration,
+            None => self.ticket.request == Some(w.request),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Memory is coming; anything may still go wrong.
+    Coming,
+    /// Finish succeeded (when, if this broker was there); its figures are being fetched.
+    Here { at: Option<Duration>, since: Duration },
+    /// The outcome is on its way into the guest.
+    Telling { at: Option<Duration> },
+    /// The guest acted on it.
+    Told,
+}

@@ -1,0 +1,340 @@
+//! What the broker decides. Pure: events, time and random ids in; actions and records out. No IO, no clock.
+//!
+//! ```text
+//!   requests    a guest or the operator wants a move     steps 3 and 4 of the flow (ARCHITECTURE.md)
+//!   moves       a domain leaves this host                steps 5 and 6, and every way they can fail
+//!   arrivals    a domain comes to this host              steps 7 to 10
+//!   admission   may it be moved now?                     placement  where to?     load  how busy is a host?
+//!   standing    what does a ticket in a domain mean?     views      what comsctl sees
+//! ```
+//!
+//! libvirt is the truth about where a VM is; this is only what we make of it. Each domain is looked at afresh
+//! after every event about it ([`Broker::seen`]), and what must hold is restored from there, so a lost event
+//! costs time and nothing else.
+
+pub mod admission;
+mod arrivals;
+mod guest;
+pub mod load;
+mod moves;
+pub mod placement;
+mod requests;
+mod standing;
+#[cfg(test)]
+mod tests;
+mod views;
+
+use crate::action::{Action, Level};
+use crate::alias::AliasKey;
+use crate::config::{Config, Host};
+use crate::event::{Event, LinkEvent, Now};
+use crate::hypervisor::{Domain, DomainState, HvError, HvEvent};
+use crate::records::MoveRecord;
+use coms_protocol::guest_to_host::GuestToHost;
+use coms_protocol::host_to_guest::{HostHello, HostToGuest};
+use coms_protocol::types::{MigrationId, Place, Text};
+use guest::{Guest, Move};
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+use uuid::Uuid;
+
+/// Moves remembered for `comsctl migrations`.
+const RECORDS: usize = 500;
+/// A domain whose state is unclear is looked at this often.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// The broker of one host.
+pub struct Broker {
+    config: Config,
+    aliases: AliasKey,
+    /// Random ids; an argument so that tests can repeat a run.
+    draw: Box<dyn FnMut() -> u64 + Send>,
+    /// libvirt's UUID of this host. Tickets mean nothing until it is known.
+    my_uuid: Option<Uuid>,
+    hosts: BTreeMap<String, load::History>,
+    guests: BTreeMap<Uuid, Guest>,
+    records: VecDeque<MoveRecord>,
+    out: Vec<Action>,
+}
+
+impl Broker {
+    /// `past` is what an earlier run recorded, oldest first.
+    pub fn new(
+        config: Config,
+        aliases: AliasKey,
+        past: Vec<MoveRecord>,
+        draw: Box<dyn FnMut() -> u64 + Send>,
+    ) -> Self {
+        let hosts = std::iter::once(&config.me)
+            .chain(&config.peers)
+            .map(|h| (h.name.clone(), load::History::default()))
+            .collect();
+        let skip = past.len().saturating_sub(RECORDS);
+        Self {
+            config,
+            aliases,
+            draw,
+            my_uuid: None,
+            hosts,
+            guests: BTreeMap::new(),
+            records: past.into_iter().skip(skip).collect(),
+            out: Vec::new(),
+        }
+    }
+
+    /// Takes one event; returns what is to be done, in order.
+    pub fn handle(&mut self, now: Now, event: Event) -> Vec<Action> {
+        match event {
+            Event::Hypervisor(event) => self.hypervisor(now, event),
+            Event::Domains(Ok(domains)) => self.all_seen(now, domains),
+            Event::Domains(Err(e)) => self.log(Level::Warn, None, format!("listing the domains: {e}")),
+            Event::Domain { uuid, result: Ok(domain) } => {
+                debug_assert_eq!(uuid, domain.uuid);
+                self.seen(now, domain);
+            }
+            Event::Domain { uuid, result: Err(e) } => self.unseen(now, uuid, &e),
+            Event::Sampled { host, result } => self.sampled(now, &host, result),
+            Event::Link { uuid, event } => self.link(now, uuid, event),
+            Event::Surveyed { uuid, migration, answers } => self.surveyed(now, uuid, migration, &answers),
+            Event::TicketWritten { uuid, migration, result } => {
+                self.ticket_written(now, uuid, migration, result)
+            }
+            Event::TicketCleared { uuid, result } => self.ticket_cleared(uuid, result),
+            Event::Progress { uuid, migration, figures } => self.progress(now, uuid, migration, &figures),
+            Event::Returned { uuid, migration, result } => self.returned(now, uuid, migration, result),
+            Event::Figures { uuid, migration, figures } => {
+                self.arrival_figures(now, uuid, migration, figures.as_deref())
+            }
+            Event::Control { caller, request } => self.control(now, caller, request),
+            Event::Tick => self.tick(now),
+        }
+        std::mem::take(&mut self.out)
+    }
+
+    fn hypervisor(&mut self, now: Now, event: HvEvent) {
+        match event {
+            HvEvent::Connected => {
+                self.log(Level::Info, None, "connected to libvirt".into());
+                self.out.extend([Action::SampleMe, Action::ListDomains]);
+            }
+            HvEvent::Disconnected { detail } => {
+                self.log(Level::Warn, None, format!("lost libvirt, trying again: {detail}"));
+            }
+            // The first look at an incoming domain finds its port's socket; attach before it runs here.
+            HvEvent::Incoming { uuid } | HvEvent::Changed { uuid } => self.out.push(Action::Look { uuid }),
+            HvEvent::Arrived { uuid } => self.arrived(now, uuid),
+            // Runs here, but fails if the rest of its memory is lost: not arrived before Finish.
+            HvEvent::ArrivedPostCopy { .. } => {}
+            HvEvent::SwitchingOver { uuid } => self.switching_over(now, uuid),
+            HvEvent::Left { uuid } => self.left(now, uuid),
+            HvEvent::Gone { uuid } => self.out.push(Action::Look { uuid }),
+            HvEvent::Iteration { uuid, round } => self.iteration(uuid, round),
+            HvEvent::JobCompleted { uuid, figures } => self.job_completed(uuid, &figures),
+        }
+    }
+
+    fn all_seen(&mut self, now: Now, domains: Vec<Domain>) {
+        let gone: Vec<Uuid> =
+            self.guests.keys().copied().filter(|u| !domains.iter().any(|d| d.uuid == *u)).collect();
+        for uuid in gone {
+            self.forget(now, uuid);
+        }
+        for domain in domains {
+            self.seen(now, domain);
+        }
+    }
+
+    /// Takes in what libvirt shows of one domain and restores what must hold: attached when it has a port,
+    /// ticket understood or removed, a lost move's end found.
+    fn seen(&mut self, now: Now, domain: Domain) {
+        let uuid = domain.uuid;
+        let hello = self.hello_for(&domain);
+        let channel = match domain.state {
+            DomainState::ShutOff => None,
+            DomainState::Running { .. }
+            | DomainState::RunningPostCopy
+            | DomainState::Incoming
+            | DomainState::Paused { .. }
+            | DomainState::Other => domain.channel.clone(),
+        };
+        let guest = self.guests.entry(uuid).or_insert_with(|| Guest::new(domain.clone()));
+        guest.domain = domain;
+        if guest.attached != channel {
+            if guest.attached.is_some() {
+                self.out.push(Action::Detach { uuid });
+                guest.agent = None;
+            }
+            if let Some(channel) = channel.clone() {
+                self.out.push(Action::Attach { uuid, channel, hello });
+            }
+            guest.attached = channel;
+        }
+        self.source_looks(now, uuid);
+        self.read_ticket(now, uuid);
+        self.answer_waiting(uuid);
+    }
+
+    fn unseen(&mut self, now: Now, uuid: Uuid, error: &HvError) {
+        match error {
+            HvError::NoDomain { .. } => self.forget(now, uuid),
+            HvError::Unreachable { .. }
+            | HvError::Busy { .. }
+            | HvError::Refused { .. }
+            | HvError::Aborted { .. }
+            | HvError::Other { .. } => self.log(Level::Warn, Some(uuid), error.to_string()),
+        }
+    }
+
+    /// The domain is not on this host (any more).
+    fn forget(&mut self, now: Now, uuid: Uuid) {
+        if self.guests.get(&uuid).is_some_and(|g| g.mv.may_have_left()) {
+            // The migrate call, or the next look, tells whether it left or was destroyed.
+            self.left(now, uuid);
+        }
+        self.arrival_lost(now, uuid);
+        if self.guests.remove(&uuid).is_some_and(|g| g.attached.is_some()) {
+            self.out.push(Action::Detach { uuid });
+        }
+    }
+
+    fn sampled(&mut self, now: Now, host: &str, result: Result<crate::hypervisor::HostSample, HvError>) {
+        let is_me = host == self.config.me.name;
+        let Some(history) = self.hosts.get_mut(host) else { return };
+        match result {
+            Ok(sample) => {
+                if is_me && self.my_uuid.is_none() && sample.host_uuid.is_some() {
+                    self.my_uuid = sample.host_uuid;
+                    // Tickets could not be read before.
+                    self.out.push(Action::ListDomains);
+                }
+                history.add(now.mono, sample);
+            }
+            Err(e) => {
+                if history.trouble.is_none() {
+                    let text = format!("host {host} does not answer: {e}");
+                    history.trouble = Some(e.to_string());
+                    self.log(Level::Warn, None, text);
+                } else {
+                    history.trouble = Some(e.to_string());
+                }
+            }
+        }
+    }
+
+    fn link(&mut self, now: Now, uuid: Uuid, event: LinkEvent) {
+        let Some(guest) = self.guests.get_mut(&uuid) else { return };
+        match event {
+            LinkEvent::Established { hello } => {
+                guest.agent = Some(hello.agent.to_string());
+                guest.waiting = hello.waiting.as_slice().to_vec();
+                self.answer_waiting(uuid);
+            }
+            LinkEvent::Lost => guest.agent = None,
+            LinkEvent::Said(GuestToHost::Request(request)) => self.request(now, uuid, request),
+            // Answered on the spot by the link: they ask nothing of the broker.
+            LinkEvent::Said(GuestToHost::Ping(_) | GuestToHost::TimeQuery(_)) => {}
+            LinkEvent::Delivered(HostToGuest::Completed(c)) => {
+                self.completed_delivered(now, uuid, c.migration)
+            }
+            LinkEvent::Delivered(_) => {}
+        }
+    }
+
+    fn tick(&mut self, now: Now) {
+        let uuids: Vec<Uuid> = self.guests.keys().copied().collect();
+        for uuid in uuids {
+            self.time_limit(now, uuid);
+            let Some(guest) = self.guests.get_mut(&uuid) else { continue };
+            if let Move::Unclear { looked, .. } = &mut guest.mv
+                && *looked + LOOK_AGAIN <= now.mono
+            {
+                *looked = now.mono;
+                self.out.push(Action::Look { uuid });
+            }
+            if guest.undecided && guest.looked + LOOK_AGAIN <= now.mono {
+                guest.looked = now.mono;
+                self.out.push(Action::Look { uuid });
+            }
+            if guest.clear_ticket_at.is_some_and(|at| at <= now.mono) && guest.mv.is_none() {
+                guest.clear_ticket_at = Some(now.mono + Duration::from_secs(5));
+                self.out.push(Action::ClearTicket { uuid });
+            }
+            self.arrival_tick(now, uuid);
+        }
+    }
+
+    fn ticket_cleared(&mut self, uuid: Uuid, result: Result<(), HvError>) {
+        let Some(guest) = self.guests.get_mut(&uuid) else { return };
+        match result {
+            Ok(()) => {
+                guest.clear_ticket_at = None;
+                guest.domain.ticket_xml = None;
+            }
+            // Tried again by the clock.
+            Err(HvError::NoDomain { .. }) => {}
+            Err(e) => self.log(Level::Warn, Some(uuid), format!("the ticket stays for now: {e}")),
+        }
+    }
+
+    /// Takes the ticket out of the domain, now and again until it is gone.
+    fn clear_ticket(&mut self, now: Now, uuid: Uuid) {
+        if let Some(guest) = self.guests.get_mut(&uuid) {
+            guest.clear_ticket_at = Some(now.mono + Duration::from_secs(5));
+            self.out.push(Action::ClearTicket { uuid });
+        }
+    }
+
+    fn tell(&mut self, uuid: Uuid, message: impl Into<HostToGuest>) {
+        self.out.push(Action::Tell { uuid, message: message.into() });
+    }
+
+    fn log(&mut self, level: Level, guest: Option<Uuid>, text: String) {
+        self.out.push(Action::Log { level, guest, text });
+    }
+
+    fn hello_for(&self, domain: &Domain) -> HostHello {
+        HostHello {
+            place: self.place_for(domain.uuid, &self.config.me),
+            enabled: self.config.is_enabled(domain.uuid, &domain.name),
+        }
+    }
+
+    /// A host as this guest may know it.
+    fn place_for(&self, guest: Uuid, host: &Host) -> Place {
+        Place { alias: self.aliases.alias(guest, &host.name), region: Text::clipped(&host.region) }
+    }
+
+    /// The configured host with this libvirt UUID, if it was ever sampled.
+    fn host_by_uuid(&self, uuid: Uuid) -> Option<&Host> {
+        let (name, _) =
+            self.hosts.iter().find(|(_, h)| h.latest().and_then(|s| s.host_uuid) == Some(uuid))?;
+        self.config.host(name)
+    }
+
+    fn record_mut(&mut self, migration: MigrationId) -> Option<&mut MoveRecord> {
+        self.records.iter_mut().rev().find(|r| r.migration == migration)
+    }
+
+    fn add_record(&mut self, record: MoveRecord) {
+        if self.records.len() >= RECORDS {
+            self.records.pop_front();
+        }
+        self.records.push_back(record);
+    }
+
+    /// Keeps a finished (or arriving) move across restarts.
+    fn save_record(&mut self, migration: MigrationId) {
+        if let Some(record) = self.record_mut(migration) {
+            let record = Box::new(record.clone());
+            self.out.push(Action::Record(record));
+        }
+    }
+
+    /// When this guest last moved, from either end.
+    fn last_moved_unix_ms(&self, uuid: Uuid) -> Option<u64> {
+        use crate::records::MoveState as S;
+        let moved =
+            |r: &&MoveRecord| r.uuid == uuid && matches!(r.state, S::Left | S::Arrived | S::Completed);
+        self.records.iter().filter(moved).filter_map(|r| r.ended_unix_ms).max()
+    }
+}

@@ -1,0 +1,386 @@
+//! Steps 5 and 6: a domain leaves this host, and every way in which it does not.
+
+use super::Broker;
+use super::admission::Denial;
+use super::guest::{Move, Plan};
+use crate::action::{Action, Level};
+use crate::event::Now;
+use crate::hypervisor::{DomainState, HvError, JobFigures, MigrateSpec};
+use crate::records::MoveState;
+use crate::ticket::Ticket;
+use coms_protocol::guest_to_host::Wishes;
+use coms_protocol::host_to_guest::{Accepted, Cancelled, Failed, Notice, Progress};
+use coms_protocol::types::{
+    DenyReason, FailReason, Figures, Initiator, MigrationId, Phase, RequestId, Technique,
+};
+use uuid::Uuid;
+
+impl Broker {
+    /// Step 5. The ticket must be there before memory moves: libvirt admits no change during a migration.
+    pub(super) fn write_ticket(&mut self, now: Now, uuid: Uuid) {
+        let attempt = (self.draw)();
+        let Some(guest) = self.guests.get_mut(&uuid) else { return };
+        let Some(plan) = guest.mv.plan().cloned() else { return };
+        let destination = plan.destination.as_ref().and_then(|d| self.hosts.get(d)?.latest()?.host_uuid);
+        let (Some(source), Some(destination)) = (self.my_uuid, destination) else {
+            let detail = "libvirt's host UUID of this host or of the destination is not known yet".to_owned();
+            return self.call_off(
+                now,
+                uuid,
+                Denial { reason: DenyReason::HostTrouble, retry_after_s: Some(10) },
+                Some(detail),
+            );
+        };
+        if source == destination {
+            let detail = "this host and the destination have the same host_uuid in libvirtd.conf".to_owned();
+            return self.call_off(now, uuid, Denial::new(DenyReason::HostTrouble), Some(detail));
+        }
+        let ticket = Ticket {
+            migration: plan.migration,
+            attempt,
+            request: plan.requests.first().copied(),
+            initiator: plan.initiator,
+            technique: plan.technique,
+            source,
+            destination,
+            written_unix_ms: now.unix_ms,
+            expires_unix_ms: now.unix_ms + self.config.limits.ticket_ttl.as_millis() as u64,
+            autostart: guest.domain.autostart && guest.domain.persistent,
+        };
+        let migration = plan.migration;
+        guest.mv = Move::WritingTicket { plan, ticket };
+        // The new ticket takes the place of whatever is there.
+        guest.clear_ticket_at = None;
+        guest.arrival = None;
+        if let Some(record) = self.record_mut(migration) {
+            record.state = MoveState::WritingTicket;
+        }
+        self.out.push(Action::WriteTicket { uuid, migration, xml: ticket.to_xml() });
+    }
+
+    /// Step 6: tell the guest, then call libvirt.
+    pub(super) fn ticket_written(
+        &mut self,
+        now: Now,
+        uuid: Uuid,
+        migration: MigrationId,
+        result: Result<(), HvError>,
+    ) {
+        let Some(guest) = self.guests.get_mut(&uuid) else { return };
+        let Move::WritingTicket { plan, ticket } = &guest.mv else { return };
+        if plan.migration != migration {
+            return;
+        }
+        let (mut plan, ticket) = (plan.clone(), *ticket);
+        if let Err(e) = result {
+            let reason =
+                if matches!(e, HvError::Busy { .. }) { DenyReason::Busy } else { DenyReason::HostTrouble };
+            self.log(Level::Warn, Some(uuid), format!("{migration}: no ticket, no move: {e}"));
+            self.call_off(now, uuid, Denial { reason, retry_after_s: Some(10) }, Some(e.to_string()));
+            // It may have been written all the same.
+            return self.clear_ticket(now, uuid);
+        }
+        let Some(destination) = plan.destination.as_ref().and_then(|d| self.config.host(d)) else { return };
+        let limits = &self.config.limits;
+        let wished_ms = plan.wishes.max_downtime_ms.map(u64::from);
+        let spec = MigrateSpec {
+            uuid,
+            dest_uri: destination.libvirt.clone(),
+            migrate_uri: destination.migrate_uri.clone(),
+            persistent: guest.domain.persistent,
+            bandwidth_mib_s: limits.bandwidth_mib_s,
+            auto_converge: plan.technique == Technique::AutoConverge,
+            max_downtime_ms: wished_ms.into_iter().chain(limits.max_downtime_ms).min(),
+        };
+        plan.accepted = true;
+        let notice = Notice {
+            migration,
+            request: ticket.request,
+            initiator: plan.initiator,
+            technique: plan.technique,
+            starts_in_ms: 0,
+            predicted_downtime_ms: None,
+            predicted_total_ms: None,
+        };
+        let requests = plan.requests.clone();
+        let waited = now.mono.saturating_sub(plan.received);
+        guest.domain.ticket_xml = Some(ticket.to_xml());
+        guest.mv = Move::Running { plan, ticket, started: now.mono, rounds: 0, time_limit_hit: false };
+        for request in requests {
+            self.tell(uuid, Accepted { request, migration });
+        }
+        self.tell(uuid, notice);
+        if let Some(record) = self.record_mut(migration) {
+            record.state = MoveState::Copying;
+            record.request_to_call_ms = Some(waited.as_secs_f64() * 1000.0);
+        }
+        self.out.push(Action::Migrate { migration, spec });
+    }
+
+    pub(super) fn progress(&mut self, now: Now, uuid: Uuid, migration: MigrationId, figures: &JobFigures) {
+        let Some(guest) = self.guests.get_mut(&uuid) else { return };
+        let Move::Running { plan, started, .. } = &mut guest.mv else { return };
+        if plan.migration != migration {
+            return;
+        }
+        plan.figures = figures.clone();
+        let message = Progress {
+            migration,
+            phase: Phase::Copying,
+            elapsed_ms: now.mono.saturating_sub(*started).as_millis() as u64,
+            bytes_total: figures.bytes_total,
+            bytes_remaining: figures.bytes_remaining,
+            round: figures.rounds,
+        };
+        if let Some(record) = self.record_mut(migration) {
+            record.bytes_remaining = figures.bytes_remaining;
+        }
+        self.out.push(Action::TellOnce { uuid, message: message.into() });
+    }
+
+    pub(super) fn iteration(&mut self, uuid: Uuid, round: u32) {
+        if let Some(guest) = self.guests.get_mut(&uuid)
+            && let Move::Running { rounds, .. } | Move::Unclear { rounds, .. } = &mut guest.mv
+        {
+            *rounds = round.max(*rounds);
+        }
+    }
+
+    pub(super) fn job_completed(&mut self, uuid: Uuid, figures: &JobFigures) {
+        let Some(guest) = self.guests.get_mut(&uuid) else { return };
+        let Some(plan) = guest.mv.plan_mut() else { return };
+        plan.figures = figures.clone();
+        let migration = plan.migration;
+        if let Some(record) = self.record_mut(migration) {
+            record.figures = to_wire(figures);
+        }
+    }
+
+    pub(super) fn switching_over(&mut self, now: Now, uuid: Uuid) {
+        let Some(guest) = self.guests.get(&uuid) else { return };
+        if let Move::Running { plan, started, .. } = &guest.mv {
+            self.log(
+                Level::Info,
+                Some(uuid),
+                format!(
+                    "{}: switching over after {} ms",
+                    plan.migration,
+                    now.mono.saturating_sub(*started).as_millis()
+                ),
+            );
+        }
+    }
+
+    pub(super) fn time_limit(&mut self, now: Now, uuid: Uuid) {
+        let limit = self.config.limits.max_total;
+        let Some(guest) = self.guests.get_mut(&uuid) else { return };
+        let Move::Running { plan, started, time_limit_hit, .. } = &mut guest.mv else { return };
+        if *started + limit > now.mono || *time_limit_hit {
+            return;
+        }
+        *time_limit_hit = true;
+        let text = format!("{}: not done after {} s, aborting", plan.migration, limit.as_secs());
+        self.log(Level::Warn, Some(uuid), text);
+        self.out.push(Action::Abort { uuid });
+    }
+
+    /// The migrate call came back. Only success is believed; after an error the domain itself is looked at, for
+    /// the call may fail while the move succeeded (a lost connection), and the reverse is libvirt's business.
+    pub(super) fn returned(
+        &mut self,
+        now: Now,
+        uuid: Uuid,
+        migration: MigrationId,
+        result: Result<(), HvError>,
+    ) {
+        let Some(guest) = self.guests.get_mut(&uuid) else { return };
+        if guest.mv.plan().is_none_or(|p| p.migration != migration) {
+            return;
+        }
+        match (result, std::mem::replace(&mut guest.mv, Move::None)) {
+            (Ok(()), mv) => {
+                guest.mv = mv;
+                self.left(now, uuid);
+            }
+            (Err(e), Move::Running { plan, ticket, rounds, time_limit_hit, .. }) => {
+                guest.mv = Move::Unclear {
+                    plan,
+                    ticket,
+                    rounds,
+                    time_limit_hit,
+                    error: Some(e.clone()),
+                    looked: now.mono,
+                    alarmed: false,
+                };
+                self.log(Level::Warn, Some(uuid), format!("{migration}: {e}"));
+                if let Some(record) = self.record_mut(migration) {
+                    record.state = MoveState::Unclear;
+                    record.detail = Some(e.to_string());
+                }
+                self.out.push(Action::Look { uuid });
+            }
+            (Err(_), mv) => guest.mv = mv,
+        }
+    }
+
+    /// It is gone from here, alive, as far as this host can know.
+    pub(super) fn left(&mut self, now: Now, uuid: Uuid) {
+        let Some(guest) = self.guests.get_mut(&uuid) else { return };
+        if !guest.mv.may_have_left() {
+            self.out.push(Action::Look { uuid });
+            return;
+        }
+        let Some(plan) = guest.mv.plan() else { return };
+        let (migration, to) = (plan.migration, plan.destination.clone().unwrap_or_default());
+        guest.mv = Move::None;
+        if let Some(record) = self.record_mut(migration) {
+            record.state = MoveState::Left;
+            record.ended_unix_ms = Some(now.unix_ms);
+            record.bytes_remaining = None;
+        }
+        self.save_record(migration);
+        self.log(Level::Info, Some(uuid), format!("{migration}: left for {to}"));
+        self.out.push(Action::Look { uuid });
+    }
+
+    /// Called with every fresh look: finds the end of a move whose call failed or was lost.
+    pub(super) fn source_looks(&mut self, now: Now, uuid: Uuid) {
+        let Some(guest) = self.guests.get_mut(&uuid) else { return };
+        let Move::Unclear { plan, rounds, time_limit_hit, error, alarmed, .. } = &mut guest.mv else {
+            return;
+        };
+        match guest.domain.state {
+            DomainState::Running { .. } if !guest.domain.job_active => {
+                let (plan, end) = (plan.clone(), end_of(error.as_ref(), *rounds, *time_limit_hit));
+                self.did_not_leave(now, uuid, &plan, end);
+            }
+            DomainState::Running { .. } | DomainState::RunningPostCopy | DomainState::Incoming => {}
+            DomainState::Paused { .. } | DomainState::Other => {
+                let text = format!(
+                    "{}: the domain is paused here after a failed move; it is left so until it is known that it \
+                     does not run at the destination ({})",
+                    plan.migration,
+                    plan.destination.as_deref().unwrap_or("unknown"),
+                );
+                if !std::mem::replace(alarmed, true) {
+                    self.log(Level::Alarm, Some(uuid), text);
+                }
+            }
+            // Defined here without running: it left, or it was shut off meanwhile.
+            DomainState::ShutOff => self.left(now, uuid),
+        }
+    }
+
+    /// A ticket says that this host tried to move the domain, and it runs here: told by a broker that was
+    /// restarted in between.
+    pub(super) fn lost_attempt(&mut self, now: Now, uuid: Uuid, ticket: &Ticket) {
+        let plan = Plan {
+            migration: ticket.migration,
+            requests: ticket.request.into_iter().collect(),
+            initiator: ticket.initiator,
+            wishes: Wishes::default(),
+            technique: ticket.technique,
+            only: None,
+            wants_relief: false,
+            received: now.mono,
+            received_unix_ms: ticket.written_unix_ms,
+            accepted: true,
+            destination: self.host_by_uuid(ticket.destination).map(|h| h.name.clone()),
+            considered: Vec::new(),
+            figures: JobFigures::default(),
+        };
+        self.did_not_leave(now, uuid, &plan, End::Failed(FailReason::Unexplained));
+    }
+
+    /// The domain runs here and no job does: the move is over without having happened.
+    fn did_not_leave(&mut self, now: Now, uuid: Uuid, plan: &Plan, end: End) {
+        let migration = plan.migration;
+        let figures = to_wire(&plan.figures);
+        let (state, reason) = match end {
+            End::Denied(reason) => (MoveState::Denied, reason.to_string()),
+            End::Failed(reason) => (MoveState::Failed, reason.to_string()),
+            End::Cancelled(by) => (MoveState::Cancelled, format!("by-{by}")),
+        };
+        if let Some(guest) = self.guests.get_mut(&uuid) {
+            guest.mv = Move::None;
+            guest.waiting.retain(|w| !plan.requests.contains(&w.request));
+        }
+        if let Some(record) = self.record_mut(migration) {
+            record.state = state;
+            record.reason = Some(reason.clone());
+            record.ended_unix_ms = Some(now.unix_ms);
+            record.figures = figures;
+            record.bytes_remaining = None;
+        }
+        self.save_record(migration);
+        self.log(Level::Warn, Some(uuid), format!("{migration}: the domain stays here: {reason}"));
+        // One that nobody asked for is told once, under no request.
+        let askers: Vec<Option<RequestId>> = if plan.requests.is_empty() {
+            vec![None]
+        } else {
+            plan.requests.iter().copied().map(Some).collect()
+        };
+        for request in askers {
+            match (end, request) {
+                (End::Denied(reason), Some(request)) => {
+                    self.deny(uuid, request, Denial { reason, retry_after_s: None })
+                }
+                (End::Denied(_), None) => {
+                    self.tell(
+                        uuid,
+                        Failed { migration, request, reason: FailReason::DestinationRefused, figures },
+                    );
+                }
+                (End::Failed(reason), Some(asker)) => {
+                    self.answer(uuid, asker, Failed { migration, request, reason, figures })
+                }
+                (End::Failed(reason), None) => {
+                    self.tell(uuid, Failed { migration, request, reason, figures })
+                }
+                (End::Cancelled(by), Some(asker)) => {
+                    self.answer(uuid, asker, Cancelled { migration, request, by, figures })
+                }
+                (End::Cancelled(by), None) => self.tell(uuid, Cancelled { migration, request, by, figures }),
+            }
+        }
+        self.clear_ticket(now, uuid);
+    }
+}
+
+/// How a move that did not happen ended.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    /// The hypervisor refused before anything moved.
+    Denied(DenyReason),
+    Failed(FailReason),
+    Cancelled(Initiator),
+}
+
+fn end_of(error: Option<&HvError>, rounds: u32, time_limit_hit: bool) -> End {
+    match error {
+        _ if time_limit_hit => End::Failed(FailReason::TimeLimit),
+        None => End::Failed(FailReason::Unexplained),
+        // Not by us: we abort for the time limit only.
+        Some(HvError::Aborted { .. }) => End::Cancelled(Initiator::Foreign),
+        Some(HvError::Refused { .. }) if rounds == 0 => End::Denied(DenyReason::CannotMove),
+        Some(HvError::Refused { .. }) => End::Failed(FailReason::DestinationRefused),
+        Some(HvError::Busy { .. }) if rounds == 0 => End::Denied(DenyReason::Busy),
+        Some(HvError::Unreachable { .. }) => End::Failed(FailReason::DestinationLost),
+        Some(HvError::Busy { .. } | HvError::NoDomain { .. } | HvError::Other { .. }) => {
+            End::Failed(FailReason::SourceError)
+        }
+    }
+}
+
+/// A job's figures as a guest may know them.
+pub(super) fn to_wire(f: &JobFigures) -> Figures {
+    Figures {
+        total_ms: f.total_ms,
+        downtime_ms: f.downtime_ms,
+        bytes: f.bytes,
+        pages: f.pages_normal,
+        rounds: f.rounds,
+        prepare_ms: f.setup_ms,
+        resume_ms: None,
+    }
+}

@@ -1,0 +1,312 @@
+//! Steps 3 and 4: somebody wants a move. Admit, choose a destination, answer.
+
+use super::Broker;
+use super::admission::{self, Denial, Situation};
+use super::guest::{FOLLOWERS, Move, Plan};
+use super::placement::{self, Candidate, Demand};
+use crate::action::{Action, Level};
+use crate::control::Reply;
+use crate::event::{Answer, Caller, Now};
+use crate::hypervisor::JobFigures;
+use crate::records::{MoveRecord, MoveState};
+use coms_protocol::guest_to_host::{Request, Waiting, Wishes};
+use coms_protocol::host_to_guest::{Accepted, AlreadyRunning, Denied, HostToGuest, Resend};
+use coms_protocol::types::{DenyReason, Figures, Initiator, MigrationId, RequestId, RequestReason};
+use std::time::Duration;
+use uuid::Uuid;
+
+impl Broker {
+    /// A guest asks. Answered exactly once per id with something final; the same id again repeats the answer.
+    pub(super) fn request(&mut self, now: Now, uuid: Uuid, request: Request) {
+        let Some(guest) = self.guests.get_mut(&uuid) else { return };
+        guest.waiting.retain(|w| w.request != request.id);
+        if let Some(answer) = guest.answer_to(request.id).cloned() {
+            return self.tell(uuid, answer);
+        }
+        let as_waiting = Waiting { request: request.id, migration: None };
+        if guest.arrival.as_ref().is_some_and(|a| a.answers(as_waiting)) || guest.undecided {
+            // It became the move that brought the VM here, or may have: the outcome comes first.
+            guest.waiting.push(as_waiting);
+            return self.answer_waiting(uuid);
+        }
+        guest.asked_at.push_back(now.mono);
+        while guest.asked_at.front().is_some_and(|at| *at + Duration::from_secs(60) < now.mono) {
+            guest.asked_at.pop_front();
+        }
+        // One more than can be allowed is enough to refuse.
+        guest.asked_at.truncate(self.config.limits.requests_per_minute as usize + 1);
+        if !guest.mv.is_none() {
+            return self.follow(uuid, request.id);
+        }
+        let wants_relief = match request.reason {
+            RequestReason::WorkloadSlow | RequestReason::WorkloadFailing => !request.wishes.avoid_this_host,
+            RequestReason::Manual | RequestReason::Unknown(_) => false,
+        };
+        let wish = Wish { wishes: request.wishes, initiator: Initiator::Customer, only: None, wants_relief };
+        if let Err(denial) = self.begin(now, uuid, Some(request.id), wish) {
+            self.deny(uuid, request.id, denial);
+        }
+    }
+
+    /// The operator orders a move.
+    pub(super) fn order(&mut self, now: Now, caller: Caller, uuid: Uuid, only: Option<String>) {
+        let wish =
+            Wish { wishes: Wishes::default(), initiator: Initiator::Operator, only, wants_relief: false };
+        let reply = if let Some(plan) = self.guests.get(&uuid).and_then(|g| g.mv.plan()) {
+            Reply::Refused { text: format!("it is being moved already, as {}", plan.migration) }
+        } else {
+            match self.begin(now, uuid, None, wish) {
+                Ok(migration) => Reply::Started { migration },
+                Err(denial) => Reply::Refused { text: explain(denial) },
+            }
+        };
+        self.out.push(Action::Reply { caller, reply: Box::new(reply) });
+    }
+
+    /// A second request while a move is being made: that move answers it too.
+    fn follow(&mut self, uuid: Uuid, request: RequestId) {
+        let Some(plan) = self.guests.get_mut(&uuid).and_then(|g| g.mv.plan_mut()) else { return };
+        let migration = plan.migration;
+        if !plan.requests.contains(&request) {
+            if plan.requests.len() >= FOLLOWERS {
+                return self.deny(uuid, request, Denial::new(DenyReason::TooOften));
+            }
+            plan.requests.push(request);
+        }
+        if plan.requests.first() == Some(&request) {
+            if plan.accepted {
+                self.tell(uuid, Accepted { request, migration });
+            }
+        } else {
+            self.tell(uuid, AlreadyRunning { request, migration });
+        }
+    }
+
+    fn begin(
+        &mut self,
+        now: Now,
+        uuid: Uuid,
+        request: Option<RequestId>,
+        wish: Wish,
+    ) -> Result<MigrationId, Denial> {
+        let moves_running = self.guests.values().filter(|g| !g.mv.is_none()).count();
+        let since_last_move =
+            self.last_moved_unix_ms(uuid).map(|at| Duration::from_millis(now.unix_ms.saturating_sub(at)));
+        let migration = MigrationId((self.draw)());
+        let Some(guest) = self.guests.get_mut(&uuid) else {
+            return Err(Denial::new(DenyReason::HostTrouble));
+        };
+        let admitted = admission::admit(
+            &self.config.limits,
+            &Situation {
+                enabled: self.config.is_enabled(uuid, &guest.domain.name),
+                domain: &guest.domain,
+                since_last_move,
+                moves_running,
+                requests_last_minute: guest.asked_at.len(),
+                wishes: &wish.wishes,
+                by_operator: wish.initiator == Initiator::Operator,
+            },
+        );
+        let record = MoveRecord {
+            migration,
+            domain: guest.domain.name.clone(),
+            uuid,
+            initiator: wish.initiator,
+            request,
+            from: Some(self.config.me.name.clone()),
+            to: None,
+            state: MoveState::Choosing,
+            reason: None,
+            detail: None,
+            considered: Vec::new(),
+            received_unix_ms: now.unix_ms,
+            request_to_call_ms: None,
+            resumed_to_told_ms: None,
+            ended_unix_ms: None,
+            figures: Figures::default(),
+            bytes_remaining: None,
+        };
+        let technique = match admitted {
+            Ok(technique) => technique,
+            Err(denial) => {
+                let reason = Some(denial.reason.to_string());
+                self.add_record(MoveRecord {
+                    state: MoveState::Denied,
+                    reason,
+                    ended_unix_ms: Some(now.unix_ms),
+                    ..record
+                });
+                return Err(denial);
+            }
+        };
+        guest.mv = Move::Choosing(Plan {
+            migration,
+            requests: request.into_iter().collect(),
+            initiator: wish.initiator,
+            wishes: wish.wishes,
+            technique,
+            only: wish.only,
+            wants_relief: wish.wants_relief,
+            received: now.mono,
+            received_unix_ms: now.unix_ms,
+            accepted: false,
+            destination: None,
+            considered: Vec::new(),
+            figures: JobFigures::default(),
+        });
+        // Only hosts that answered lately are asked: one that hangs must not hold this up.
+        let hosts = self
+            .config
+            .peers
+            .iter()
+            .filter(|p| self.hosts.get(&p.name).is_some_and(|h| h.is_fresh(now.mono)));
+        let hosts = hosts.map(|p| (p.name.clone(), p.libvirt.clone())).collect();
+        let needs = guest.domain.needs.clone();
+        self.out.push(Action::Survey { uuid, migration, needs, hosts });
+        self.add_record(record);
+        Ok(migration)
+    }
+
+    /// The hosts have answered: choose one of them.
+    pub(super) fn surveyed(&mut self, now: Now, uuid: Uuid, migration: MigrationId, answers: &[Answer]) {
+        let Some(guest) = self.guests.get(&uuid) else { return };
+        let Move::Choosing(plan) = &guest.mv else { return };
+        if plan.migration != migration {
+            return;
+        }
+        let load_here = self
+            .hosts
+            .get(&self.config.me.name)
+            .and_then(|h| h.load(self.config.me.cpus, self.config.me.memory_kib))
+            .and_then(|l| l.per_cpu);
+        let candidates: Vec<Candidate> = self
+            .config
+            .peers
+            .iter()
+            .map(|peer| {
+                let answer = answers.iter().find(|a| a.host == peer.name);
+                Candidate {
+                    name: peer.name.clone(),
+                    region: peer.region.clone(),
+                    load: answer.and_then(|_| self.hosts.get(&peer.name)?.load(peer.cpus, peer.memory_kib)),
+                    can_run: answer.map_or(Ok(()), |a| a.can_run.clone()),
+                    has_it: answer.is_some_and(|a| a.has_it),
+                }
+            })
+            .collect();
+        let demand = Demand {
+            memory_kib: guest.domain.memory_kib,
+            region: plan.wishes.region.as_ref().map(|r| r.as_str().to_owned()),
+            only: plan.only.clone(),
+            relief: load_here
+                .filter(|_| plan.wants_relief)
+                .map(|here| (here, self.config.limits.min_load_gain)),
+        };
+        let decision = placement::choose(&candidates, &demand);
+        if let Some(record) = self.record_mut(migration) {
+            record.considered = decision.considered.clone();
+            record.to = decision.chosen.clone();
+        }
+        let Some(guest) = self.guests.get_mut(&uuid) else { return };
+        let Some(plan) = guest.mv.plan_mut() else { return };
+        plan.considered = decision.considered.clone();
+        let late =
+            plan.wishes.deadline_s.is_some_and(|d| plan.received + Duration::from_secs(d.into()) < now.mono);
+        match decision.chosen.clone() {
+            None => {
+                let reason = if decision.only_region_in_the_way() {
+                    DenyReason::NoDestinationInRegion
+                } else if decision.only_load_in_the_way() {
+                    DenyReason::NoBetterHost
+                } else {
+                    DenyReason::NoDestination
+                };
+                self.call_off(now, uuid, Denial { reason, retry_after_s: Some(30) }, None);
+            }
+            Some(_) if late => self.call_off(now, uuid, Denial::new(DenyReason::DeadlinePassed), None),
+            Some(chosen) => {
+                plan.destination = Some(chosen.clone());
+                self.log(Level::Info, Some(uuid), format!("{migration}: to {chosen}"));
+                self.write_ticket(now, uuid);
+            }
+        }
+    }
+
+    /// A move that had not begun does not take place: everyone who waits for it hears why.
+    pub(super) fn call_off(&mut self, now: Now, uuid: Uuid, denial: Denial, detail: Option<String>) {
+        let Some(guest) = self.guests.get_mut(&uuid) else { return };
+        let Some(plan) = guest.mv.plan().cloned() else { return };
+        guest.mv = Move::None;
+        if let Some(record) = self.record_mut(plan.migration) {
+            record.state = MoveState::Denied;
+            record.reason = Some(denial.reason.to_string());
+            record.detail = detail;
+            record.ended_unix_ms = Some(now.unix_ms);
+        }
+        self.save_record(plan.migration);
+        for request in plan.requests {
+            self.deny(uuid, request, denial);
+        }
+    }
+
+    pub(super) fn deny(&mut self, uuid: Uuid, request: RequestId, denial: Denial) {
+        self.log(Level::Info, Some(uuid), format!("request {request} denied: {}", denial.reason));
+        let Denial { reason, retry_after_s } = denial;
+        self.answer(uuid, request, Denied { request, reason, retry_after_s });
+    }
+
+    /// Tells something final and remembers it.
+    pub(super) fn answer(&mut self, uuid: Uuid, request: RequestId, answer: impl Into<HostToGuest>) {
+        let answer = answer.into();
+        if let Some(guest) = self.guests.get_mut(&uuid) {
+            guest.remember_answer(request, answer.clone());
+        }
+        self.tell(uuid, answer);
+    }
+
+    /// Each request that the last hello named gets its answer as soon as this host can give one. What the hello
+    /// says of outcomes is not believed; what this host does not know, the guest is asked to send again.
+    pub(super) fn answer_waiting(&mut self, uuid: Uuid) {
+        let may_learn_more = self.my_uuid.is_none();
+        let Some(guest) = self.guests.get_mut(&uuid) else { return };
+        let mut say: Vec<HostToGuest> = Vec::new();
+        for w in std::mem::take(&mut guest.waiting) {
+            let plan = guest
+                .mv
+                .plan()
+                .filter(|p| p.requests.contains(&w.request) || w.migration == Some(p.migration));
+            let arrival = guest.arrival.as_ref().filter(|a| a.answers(w));
+            if let Some(answer) = guest.answer_to(w.request) {
+                say.push(answer.clone());
+            } else if let Some(plan) = plan {
+                if plan.accepted {
+                    say.push(Accepted { request: w.request, migration: plan.migration }.into());
+                }
+            } else if let Some(completed) = arrival.and_then(|a| a.told.clone()) {
+                say.push(completed.into());
+            } else if arrival.is_some() || guest.undecided || may_learn_more {
+                guest.waiting.push(w);
+            } else {
+                say.push(Resend { request: w.request }.into());
+            }
+        }
+        for message in say {
+            self.tell(uuid, message);
+        }
+    }
+}
+
+/// What is wanted of a move, and by whom.
+struct Wish {
+    wishes: Wishes,
+    initiator: Initiator,
+    only: Option<String>,
+    wants_relief: bool,
+}
+
+/// A denial in words for the operator.
+fn explain(denial: Denial) -> String {
+    let retry = denial.retry_after_s.map(|s| format!("; try again in {s} s")).unwrap_or_default();
+    format!("refused: {}{retry}", denial.reason)
+}

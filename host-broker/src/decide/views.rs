@@ -1,0 +1,100 @@
+//! What `comsctl` sees.
+
+use super::Broker;
+use crate::action::Action;
+use crate::control::{GuestView, HostView, Reply, Request};
+use crate::event::{Caller, Now};
+use crate::hypervisor::DomainState;
+use uuid::Uuid;
+
+impl Broker {
+    pub(super) fn control(&mut self, now: Now, caller: Caller, request: Request) {
+        let reply = match request {
+            Request::Guests => Reply::Guests { guests: self.guest_views() },
+            Request::Hosts => Reply::Hosts { hosts: self.host_views(now) },
+            Request::Migrations { id } => Reply::Migrations {
+                migrations: self
+                    .records
+                    .iter()
+                    .filter(|r| id.is_none_or(|id| r.migration == id))
+                    .cloned()
+                    .collect(),
+            },
+            Request::Migrate { domain, to } => match self.check_order(&domain, to.as_deref()) {
+                Ok(uuid) => return self.order(now, caller, uuid, to),
+                Err(text) => Reply::Refused { text },
+            },
+        };
+        self.out.push(Action::Reply { caller, reply: Box::new(reply) });
+    }
+
+    fn check_order(&self, domain: &str, to: Option<&str>) -> Result<Uuid, String> {
+        if let Some(to) = to
+            && !self.config.peers.iter().any(|p| p.name == to)
+        {
+            let names: Vec<_> = self.config.peers.iter().map(|p| p.name.as_str()).collect();
+            return Err(format!("`{to}` is no other host of this broker; it knows {}", list(&names)));
+        }
+        let by_uuid = Uuid::parse_str(domain).ok().filter(|u| self.guests.contains_key(u));
+        let by_name = || self.guests.values().find(|g| g.domain.name == domain).map(|g| g.domain.uuid);
+        by_uuid.or_else(by_name).ok_or_else(|| {
+            let names: Vec<_> = self.guests.values().map(|g| g.domain.name.as_str()).collect();
+            format!("no domain `{domain}` on this host; it has {}", list(&names))
+        })
+    }
+
+    fn guest_views(&self) -> Vec<GuestView> {
+        let mut views: Vec<GuestView> = self
+            .guests
+            .values()
+            .filter(|g| g.domain.channel.is_some())
+            .map(|g| GuestView {
+                name: g.domain.name.clone(),
+                uuid: g.domain.uuid,
+                enabled: self.config.is_enabled(g.domain.uuid, &g.domain.name),
+                state: state_name(g.domain.state).into(),
+                agent: g.agent.clone(),
+                migration: g.mv.plan().map(|p| p.migration),
+                last_moved_unix_ms: self.last_moved_unix_ms(g.domain.uuid),
+            })
+            .collect();
+        views.sort_by(|a, b| a.name.cmp(&b.name));
+        views
+    }
+
+    fn host_views(&self, now: Now) -> Vec<HostView> {
+        let all = std::iter::once(&self.config.me).chain(&self.config.peers);
+        all.map(|host| {
+            let history = self.hosts.get(&host.name);
+            let load = history.and_then(|h| h.load(host.cpus, host.memory_kib));
+            HostView {
+                name: host.name.clone(),
+                region: host.region.clone(),
+                this_host: host.name == self.config.me.name,
+                answers: history.is_some_and(|h| h.is_fresh(now.mono)),
+                trouble: history.and_then(|h| h.trouble.clone()),
+                cpus: load.as_ref().map(|l| l.cpus),
+                load_per_cpu: load.as_ref().and_then(|l| l.per_cpu),
+                memory_mib: load.as_ref().map(|l| l.memory_kib / 1024),
+                committed_mib: load.as_ref().map(|l| l.committed_kib / 1024),
+                domains: load.as_ref().map(|l| l.domains),
+            }
+        })
+        .collect()
+    }
+}
+
+fn list(names: &[&str]) -> String {
+    if names.is_empty() { "none".into() } else { names.join(", ") }
+}
+
+fn state_name(state: DomainState) -> &'static str {
+    match state {
+        DomainState::Running { .. } => "running",
+        DomainState::RunningPostCopy => "running-post-copy",
+        DomainState::Incoming => "incoming",
+        DomainState::Paused { .. } => "paused",
+        DomainState::ShutOff => "shut-off",
+        DomainState::Other => "other",
+    }
+}

@@ -1,0 +1,103 @@
+//! Every way the world wakes the broker. One queue, one owner: `io/event_loop.rs` hands these to
+//! [`Broker::handle`](crate::decide::Broker::handle), one at a time.
+
+use crate::control::Request as ControlRequest;
+use crate::hypervisor::{Domain, HostSample, HvError, HvEvent, JobFigures};
+use coms_protocol::guest_to_host::{GuestHello, GuestToHost};
+use coms_protocol::host_to_guest::HostToGuest;
+use coms_protocol::types::MigrationId;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// A moment, by the host's clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// Since the broker's start; never runs backwards.
+    pub mono: Duration,
+    /// Wall clock, milliseconds since 1970: only for what is compared across hosts or shown to people.
+    pub unix_ms: u64,
+}
+
+/// Names a `comsctl` that waits for its reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Caller(pub u64);
+
+#[derive(Debug)]
+pub enum Event {
+    Hypervisor(HvEvent),
+    /// All domains of this host (answer to `ListDomains`).
+    Domains(Result<Vec<Domain>, HvError>),
+    /// One domain (answer to `Look`).
+    Domain {
+        uuid: Uuid,
+        result: Result<Domain, HvError>,
+    },
+    /// A look at a host: every few seconds, for each.
+    Sampled {
+        host: String,
+        result: Result<HostSample, HvError>,
+    },
+    Link {
+        uuid: Uuid,
+        event: LinkEvent,
+    },
+    /// Answer to `Survey`; hosts that did not answer in time are missing.
+    Surveyed {
+        uuid: Uuid,
+        migration: MigrationId,
+        answers: Vec<Answer>,
+    },
+    TicketWritten {
+        uuid: Uuid,
+        migration: MigrationId,
+        result: Result<(), HvError>,
+    },
+    TicketCleared {
+        uuid: Uuid,
+        result: Result<(), HvError>,
+    },
+    /// How the running job stands.
+    Progress {
+        uuid: Uuid,
+        migration: MigrationId,
+        figures: Box<JobFigures>,
+    },
+    /// The migrate call came back.
+    Returned {
+        uuid: Uuid,
+        migration: MigrationId,
+        result: Result<(), HvError>,
+    },
+    /// Figures of the completed job (answer to `FetchFigures`).
+    Figures {
+        uuid: Uuid,
+        migration: MigrationId,
+        figures: Option<Box<JobFigures>>,
+    },
+    Control {
+        caller: Caller,
+        request: ControlRequest,
+    },
+    /// Once a second.
+    Tick,
+}
+
+#[derive(Debug)]
+pub enum LinkEvent {
+    /// The guest's agent is there. `hello` is a claim.
+    Established {
+        hello: GuestHello,
+    },
+    Lost,
+    Said(GuestToHost),
+    /// The guest has acted on it.
+    Delivered(HostToGuest),
+}
+
+/// What one host says to one domain.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    pub host: String,
+    pub can_run: Result<(), String>,
+    pub has_it: bool,
+}

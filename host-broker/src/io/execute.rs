@@ -1,0 +1,169 @@
+//! Starts what was decided. Each action is a task of its own; its result comes back as an event.
+
+use super::control_socket::Callers;
+use super::guest_links::Links;
+use super::libvirt::Libvirt;
+use super::state::State;
+use crate::action::{Action, Level};
+use crate::event::{Answer, Event};
+use crate::hypervisor::{JobFigures, MigrateSpec, Needs};
+use coms_protocol::types::MigrationId;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tracing::{error, info, warn};
+use uuid::Uuid;
+
+/// A host that has not answered a survey by then is left out of it.
+const SURVEY_LIMIT: Duration = Duration::from_secs(1);
+/// How often a running job is asked how far it is.
+const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+/// libvirt hands out a completed job's figures at the destination a moment after Finish.
+const FIGURES_TRIES: u32 = 8;
+const FIGURES_EVERY: Duration = Duration::from_millis(40);
+
+pub struct Executor {
+    libvirt: Libvirt,
+    tx: mpsc::Sender<Event>,
+    links: Links,
+    callers: Callers,
+    state: State,
+    me: String,
+}
+
+impl Executor {
+    pub fn new(
+        libvirt: Libvirt,
+        tx: mpsc::Sender<Event>,
+        callers: Callers,
+        state: State,
+        me: String,
+    ) -> Self {
+        Self { links: Links::new(tx.clone()), libvirt, tx, callers, state, me }
+    }
+
+    pub fn start(&mut self, action: Action) {
+        let libvirt = self.libvirt.clone();
+        match action {
+            Action::ListDomains => self.spawn(async move { Event::Domains(libvirt.domains().await) }),
+            Action::Look { uuid } => {
+                self.spawn(async move { Event::Domain { uuid, result: libvirt.domain(uuid).await } });
+            }
+            Action::SampleMe => {
+                let host = self.me.clone();
+                self.spawn(async move { Event::Sampled { host, result: libvirt.local_sample().await } });
+            }
+            Action::Attach { uuid, channel, hello } => self.links.attach(uuid, channel, &hello),
+            Action::Detach { uuid } => self.links.detach(uuid),
+            Action::Tell { uuid, message } => self.links.tell(uuid, message),
+            Action::TellOnce { uuid, message } => self.links.tell_once(uuid, message),
+            Action::Survey { uuid, migration, needs, hosts } => {
+                self.spawn(async move {
+                    Event::Surveyed { uuid, migration, answers: survey(&libvirt, uuid, needs, hosts).await }
+                });
+            }
+            Action::WriteTicket { uuid, migration, xml } => self.spawn(async move {
+                Event::TicketWritten { uuid, migration, result: libvirt.set_ticket(uuid, Some(xml)).await }
+            }),
+            Action::ClearTicket { uuid } => {
+                self.spawn(async move {
+                    Event::TicketCleared { uuid, result: libvirt.set_ticket(uuid, None).await }
+                });
+            }
+            Action::Migrate { migration, spec } => {
+                tokio::spawn(migrate(libvirt, self.tx.clone(), migration, spec));
+            }
+            Action::Abort { uuid } => {
+                tokio::spawn(async move {
+                    if let Err(e) = libvirt.abort(uuid).await {
+                        warn!(guest = %uuid, "aborting: {e}");
+                    }
+                });
+            }
+            Action::FetchFigures { uuid, migration } => self.spawn(async move {
+                Event::Figures {
+                    uuid,
+                    migration,
+                    figures: completed_figures(&libvirt, uuid).await.map(Box::new),
+                }
+            }),
+            Action::SetAutostart { uuid } => {
+                tokio::spawn(async move {
+                    if let Err(e) = libvirt.set_autostart(uuid, true).await {
+                        warn!(guest = %uuid, "autostart is lost: {e}; set it again with virsh autostart");
+                    }
+                });
+            }
+            Action::Reply { caller, reply } => self.callers.reply(caller, &reply),
+            Action::Record(record) => self.state.append(&record),
+            Action::Log { level, guest, text } => {
+                let guest = guest.map(tracing::field::display);
+                match level {
+                    Level::Info => info!(guest, "{text}"),
+                    Level::Warn => warn!(guest, "{text}"),
+                    Level::Alarm => error!(guest, alarm = true, "{text}"),
+                }
+            }
+        }
+    }
+
+    fn spawn(&self, work: impl Future<Output = Event> + Send + 'static) {
+        let tx = self.tx.clone();
+        tokio::spawn(async move {
+            let event = work.await;
+            let _ = tx.send(event).await;
+        });
+    }
+}
+
+async fn survey(libvirt: &Libvirt, uuid: Uuid, needs: Needs, hosts: Vec<(String, String)>) -> Vec<Answer> {
+    let (tx, mut answers) = mpsc::channel(hosts.len().max(1));
+    for (host, uri) in hosts {
+        let (libvirt, needs, tx) = (libvirt.clone(), needs.clone(), tx.clone());
+        tokio::spawn(async move {
+            // One after the other: they share the host's connection.
+            let can_run = libvirt.can_run(&uri, &needs).await.map_err(|e| e.to_string());
+            if let Ok(there) = libvirt.domain_on(&uri, uuid).await {
+                let _ = tx.send(Answer { host, can_run, has_it: there.is_some() }).await;
+            }
+        });
+    }
+    drop(tx);
+    let mut all = Vec::new();
+    let collect = async {
+        while let Some(answer) = answers.recv().await {
+            all.push(answer);
+        }
+    };
+    // Who is late is missing; the decision says so.
+    let _ = tokio::time::timeout(SURVEY_LIMIT, collect).await;
+    all
+}
+
+async fn migrate(libvirt: Libvirt, tx: mpsc::Sender<Event>, migration: MigrationId, spec: MigrateSpec) {
+    let uuid = spec.uuid;
+    let call = libvirt.migrate(spec);
+    tokio::pin!(call);
+    let mut every = tokio::time::interval(PROGRESS_EVERY);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let result = loop {
+        tokio::select! {
+            result = &mut call => break result,
+            _ = every.tick() => {
+                if let Ok(Some(figures)) = libvirt.job(uuid).await {
+                    let _ = tx.try_send(Event::Progress { uuid, migration, figures: Box::new(figures) });
+                }
+            }
+        }
+    };
+    let _ = tx.send(Event::Returned { uuid, migration, result }).await;
+}
+
+async fn completed_figures(libvirt: &Libvirt, uuid: Uuid) -> Option<JobFigures> {
+    for _ in 0..FIGURES_TRIES {
+        if let Ok(Some(figures)) = libvirt.completed_job(uuid).await {
+            return Some(figures);
+        }
+        tokio::time::sleep(FIGURES_EVERY).await;
+    }
+    None
+}

@@ -1,0 +1,23 @@
+//! Doing. No branch in here depends on policy.
+
+mod control_socket;
+mod event_loop;
+mod execute;
+mod guest_links;
+pub mod libvirt;
+mod state;
+
+pub use event_loop::run;
+
+use std::path::PathBuf;
+
+/// Why the broker cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the runtime cannot be started: {0}")]
+    Runtime(std::io::Error),
+    #[error("{path}: {operation} failed: {source}; the broker's user must be able to write there")]
+    Path { path: PathBuf, operation: &'static str, source: std::io::Error },
+    #[error("{path}: another coms-broker already answers on this socket; stop it first")]
+    AlreadyRunning { path: PathBuf },
+}

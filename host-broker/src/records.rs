@@ -1,0 +1,71 @@
+//! What the broker remembers of each move: for `comsctl migrations`, and across its own restarts (cooldown).
+
+use crate::decide::placement::Considered;
+use coms_protocol::types::{Figures, Initiator, MigrationId, RequestId};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// How far a move is, as this host knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MoveState {
+    Choosing,
+    WritingTicket,
+    Copying,
+    /// The call ended in an error or was lost; finding out where the VM is.
+    Unclear,
+    /// Left this host.
+    Left,
+    /// Being received.
+    Arriving,
+    /// Runs here; the guest has not heard yet.
+    Arrived,
+    /// Runs here, and the guest knows.
+    Completed,
+    Denied,
+    Failed,
+    Cancelled,
+}
+
+impl MoveState {
+    pub fn is_final(self) -> bool {
+        match self {
+            Self::Choosing
+            | Self::WritingTicket
+            | Self::Copying
+            | Self::Unclear
+            | Self::Arriving
+            | Self::Arrived => false,
+            Self::Left | Self::Completed | Self::Denied | Self::Failed | Self::Cancelled => true,
+        }
+    }
+}
+
+/// One move as seen from this host. For the operator: holds host names and libvirt's texts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MoveRecord {
+    pub migration: MigrationId,
+    pub domain: String,
+    pub uuid: Uuid,
+    pub initiator: Initiator,
+    pub request: Option<RequestId>,
+    pub from: Option<String>,
+    pub to: Option<String>,
+    pub state: MoveState,
+    /// Typed reason of a denial or failure.
+    pub reason: Option<String>,
+    /// libvirt's own words, for the operator only.
+    pub detail: Option<String>,
+    /// Why each host was or was not chosen.
+    #[serde(default, skip_deserializing)]
+    pub considered: Vec<Considered>,
+    pub received_unix_ms: u64,
+    /// From the request's receipt to libvirt's migrate call.
+    pub request_to_call_ms: Option<f64>,
+    /// From the resumption here to the outcome's being acted on in the guest.
+    pub resumed_to_told_ms: Option<f64>,
+    pub ended_unix_ms: Option<u64>,
+    pub figures: Figures,
+    /// Of the memory still to copy, while it is copied.
+    pub bytes_remaining: Option<u64>,
+}
