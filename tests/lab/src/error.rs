@@ -1,9 +1,9 @@
 //! What can go wrong in the lab: every variant says what was being done, where, and what would be right.
 
-use std::{io, process::Output, time::Duration};
+use std::{fmt, io, process::Output, time::Duration};
 
 /// A failure of the lab itself (never of what is being tested in it).
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum Error {
     /// Not started by root.
     #[error("the lab needs root: network namespaces, cgroups, libvirtd; run it with sudo")]
@@ -43,6 +43,19 @@ pub enum Error {
     /// The lab was asked for something that it cannot do, or found something that it cannot be.
     #[error("{0}")]
     Unfit(String),
+}
+
+/// As `unwrap` in a test prints it: the same words, then the causes.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")?;
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            write!(f, ": {cause}")?;
+            source = cause.source();
+        }
+        Ok(())
+    }
 }
 
 /// The lab's results.

@@ -18,6 +18,7 @@ use crate::{
     node::{COMMAND_TIME, Node},
     process::{Process, Signal},
     random::random_uuid,
+    tls::Authority,
 };
 
 /// Directories that each host has for itself: inside the host -> below the host's directory.
@@ -118,7 +119,11 @@ impl Host {
         }
         let address = migration_address(number);
         libvirtd::take_capabilities(&places.dir.join("cache-libvirt"))?;
-        libvirtd::configure(&places.dir.join("etc-libvirt"), address, &random_uuid()?)?;
+        let etc_libvirt = places.dir.join("etc-libvirt");
+        libvirtd::configure(&etc_libvirt, address, &random_uuid()?, places.authority.is_some())?;
+        if let Some(authority) = places.authority {
+            authority.equip(&etc_libvirt, &config.name, address)?;
+        }
         let node = Node::host(&config.name, &binds, cpuset)?;
         Ok(Host {
             name: config.name.clone(),
@@ -305,6 +310,8 @@ pub(crate) struct Places<'a> {
     pub(crate) log: &'a Path,
     /// The /etc/hosts of all hosts.
     pub(crate) hosts_file: &'a str,
+    /// Who signs its certificates, if it is to have any.
+    pub(crate) authority: Option<&'a Authority>,
 }
 
 /// The address of the host with this number, counted from 1.

@@ -19,6 +19,7 @@ use crate::{
     initramfs,
     random::random_id,
     requirements,
+    tls::Authority,
 };
 
 /// Where labs live while they run. Short: socket paths must fit into 108 bytes.
@@ -31,6 +32,8 @@ const CONTROL_IP: Ipv4Addr = Ipv4Addr::new(10, 78, 255, 254);
 pub struct LabConfig {
     /// Its hosts, 1 to 200.
     pub hosts: Vec<HostConfig>,
+    /// Whether hosts have certificates, so that `virsh migrate --tls` works.
+    pub tls: bool,
     /// A static `coms-agent` for the guests (see [`crate::build_agent`]).
     pub agent: Option<PathBuf>,
     /// A static `coms` for the guests.
@@ -38,10 +41,10 @@ pub struct LabConfig {
 }
 
 impl Default for LabConfig {
-    /// h1 on CPU 0 and h2 on CPU 1, no agent.
+    /// h1 on CPU 0 and h2 on CPU 1, no certificates, no agent.
     fn default() -> LabConfig {
         let hosts = vec![HostConfig::new("h1").cpu(0), HostConfig::new("h2").cpu(1)];
-        LabConfig { hosts, agent: None, cli: None }
+        LabConfig { hosts, tls: false, agent: None, cli: None }
     }
 }
 
@@ -99,7 +102,7 @@ impl Lab {
         let (hosts, image) = thread::scope(|scope| {
             let image = scope
                 .spawn(|| initramfs::write_base(&initramfs::base_path(&inner.run_dir), &guest_bin, &config));
-            let hosts = start_hosts(inner, &config.hosts);
+            let hosts = start_hosts(inner, &config);
             (hosts, image.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         });
         image?;
@@ -228,7 +231,10 @@ fn make_run_dir(guardian: &mut Guardian) -> Result<(String, PathBuf)> {
 }
 
 /// All hosts at once: most of the time is libvirtd finding out what QEMU can do.
-fn start_hosts(inner: &Arc<Inner>, configs: &[HostConfig]) -> Result<Vec<Host>> {
+fn start_hosts(inner: &Arc<Inner>, config: &LabConfig) -> Result<Vec<Host>> {
+    let authority = config.tls.then(|| Authority::create(inner.run_dir.join("ca"))).transpose()?;
+    let authority = authority.as_ref();
+    let configs = &config.hosts;
     let mut hosts_file = String::from("127.0.0.1 localhost\n");
     for (index, config) in configs.iter().enumerate() {
         hosts_file += &format!("{} {}\n", migration_address(index + 1), config.name);
@@ -238,7 +244,9 @@ fn start_hosts(inner: &Arc<Inner>, configs: &[HostConfig]) -> Result<Vec<Host>> 
         let starts: Vec<_> = configs
             .iter()
             .enumerate()
-            .map(|(index, config)| scope.spawn(move || start_host(inner, config, index + 1, hosts_file)))
+            .map(|(index, config)| {
+                scope.spawn(move || start_host(inner, config, index + 1, hosts_file, authority))
+            })
             .collect();
         // Collected first: every thread must have ended before the first error is given back.
         let results: Vec<_> = starts
@@ -249,14 +257,20 @@ fn start_hosts(inner: &Arc<Inner>, configs: &[HostConfig]) -> Result<Vec<Host>> 
     })
 }
 
-fn start_host(inner: &Arc<Inner>, config: &HostConfig, number: usize, hosts_file: &str) -> Result<Host> {
+fn start_host(
+    inner: &Arc<Inner>,
+    config: &HostConfig,
+    number: usize,
+    hosts_file: &str,
+    authority: Option<&Authority>,
+) -> Result<Host> {
     let name = format!("coms-lab-{}-{}", inner.id, config.name);
     let cpuset = config
         .cpu
         .map(|cpu| Cpuset::create(&name, cpu, |path| inner.entrust(Belonging::Cgroup(path))))
         .transpose()?;
     let dir = inner.run_dir.join(&config.name);
-    let places = Places { dir: &dir, log: &inner.log_dir, hosts_file };
+    let places = Places { dir: &dir, log: &inner.log_dir, hosts_file, authority };
     let host = Host::new(config, number, &Arc::downgrade(inner), places, cpuset)?;
     inner.entrust(Belonging::NetOf(host.node().holder_pid()))?;
     inner.fabric.connect_host(host.number(), host.node(), host.ip())?;

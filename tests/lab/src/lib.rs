@@ -37,6 +37,7 @@ mod node;
 mod process;
 mod random;
 mod requirements;
+mod tls;
 mod udp_echo;
 
 pub use build::{AgentBinaries, build_agent, build_lab_guest, workspace_root};

@@ -12,13 +12,19 @@ use crate::{
     node::{COMMAND_TIME, Node},
     process::{Process, wait_until},
     random::random_id,
+    tls,
 };
 
 /// Where clients inside a host reach its libvirtd.
 pub(crate) const URI_INSIDE: &str = "qemu+unix:///system?socket=/run/libvirt/libvirt-sock";
 
 /// Writes libvirtd.conf and qemu.conf into the directory that becomes the host's /etc/libvirt.
-pub(crate) fn configure(etc_libvirt: &Path, address: Ipv4Addr, host_uuid: &str) -> Result<()> {
+pub(crate) fn configure(
+    etc_libvirt: &Path,
+    address: Ipv4Addr,
+    host_uuid: &str,
+    with_tls: bool,
+) -> Result<()> {
     let libvirtd = format!(
         r#"listen_tls = 0
 listen_tcp = 1
@@ -30,6 +36,7 @@ host_uuid = "{host_uuid}"
 log_outputs = "3:file:/var/log/libvirt/libvirtd.log"
 "#
     );
+    let tls = if with_tls { tls::qemu_conf() } else { String::new() };
     let qemu = format!(
         r#"user = "root"
 group = "root"
@@ -41,7 +48,7 @@ namespaces = [ ]
 stdio_handler = "file"
 migration_address = "{address}"
 migration_host = "{address}"
-"#
+{tls}"#
     );
     for (name, text) in [("libvirtd.conf", libvirtd), ("qemu.conf", qemu)] {
         let path = etc_libvirt.join(name);

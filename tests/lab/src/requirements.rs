@@ -7,7 +7,8 @@ use std::{
 
 use crate::error::{Error, Result};
 
-const PROGRAMS: [&str; 12] = [
+const PROGRAMS: [&str; 13] = [
+    "certtool",
     "bash",
     "ip",
     "libvirtd",

@@ -147,7 +147,7 @@ impl Up {
     /// Reads what it prints until it is up.
     fn wait(&mut self) -> Traces {
         let mut lines = BufReader::new(self.child.stdout.take().unwrap()).lines().map(Result::unwrap);
-        let first = lines.next().expect("coms-lab up ended without a word");
+        let first = lines.next().unwrap();
         let id = first.split(' ').nth(1).unwrap().to_owned();
         let mut holders = Vec::new();
         for line in lines {
@@ -166,17 +166,31 @@ impl Up {
         self.child.wait().unwrap();
     }
 
+    /// All processes that carry the mark.
+    fn marked(&self) -> Vec<u32> {
+        let marked = |pid: &u32| {
+            let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            let pair = format!("COMS_LAB_MARK={}", self.mark);
+            String::from_utf8_lossy(&environ).split('\0').any(|found| found == pair)
+        };
+        pids().filter(marked).collect()
+    }
+
+    /// Its lab's name, as the command lines of its processes give it away (if it got that far).
+    fn ids(&self) -> BTreeSet<String> {
+        let lines = self
+            .marked()
+            .into_iter()
+            .filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/cmdline")).ok());
+        let id = |line: String| Some(line.split_once("/run/coms-lab/")?.1.get(..6)?.to_owned());
+        lines.filter_map(id).collect()
+    }
+
     /// The guardian carries the mark too, and is the last to go.
     fn wait_until_unmarked(&self) {
         let start = Instant::now();
-        let marked = |pid: &u32| {
-            let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            String::from_utf8_lossy(&environ)
-                .split('\0')
-                .any(|pair| pair == format!("COMS_LAB_MARK={}", self.mark))
-        };
         loop {
-            let left: Vec<u32> = pids().filter(marked).collect();
+            let left = self.marked();
             if left.is_empty() {
                 return;
             }
@@ -201,10 +215,16 @@ fn sigkill_and_sigint_leave_only_logs() {
 
 #[test]
 fn sigkill_while_it_comes_up_leaves_only_logs() {
-    for delay_ms in [250, 400, 600, 900, 1500, 2500] {
+    for delay_ms in [200, 350, 600, 2000] {
         let mut up = Up::start(&format!("early{delay_ms}"));
         thread::sleep(Duration::from_millis(delay_ms));
+        let ids = up.ids();
         up.kill(Signal::KILL);
         up.wait_until_unmarked();
+        for id in ids {
+            let traces = Traces { id: id.clone(), namespaces: BTreeSet::new() };
+            assert_eq!(traces.left(), Vec::<String>::new(), "{delay_ms} ms after its start");
+            let _ = fs::remove_dir_all(coms_lab::workspace_root().join("target/lab").join(id));
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use coms_lab::{GuestConfig, GuestFile, Lab, LabConfig, Signal, Workload};
+use coms_lab::{AgentConfig, GuestConfig, GuestFile, Lab, LabConfig, Signal, Workload};
 
 const TICKET: &str = "<ticket>here</ticket>";
 
@@ -132,19 +132,49 @@ fn hosts_and_links_do_what_their_configuration_says() {
 }
 
 #[test]
-fn a_limited_link_makes_a_migration_slower() {
-    let lab = Lab::new(LabConfig::default()).unwrap();
-    let config = GuestConfig { persistent: true, ..GuestConfig::default() };
+fn an_agent_runs_and_a_limited_link_makes_its_encrypted_migration_slower() {
+    let stand_in = std::env::temp_dir().join(format!("stand-in-agent-{}", std::process::id()));
+    std::fs::write(
+        &stand_in,
+        "#!/bin/sh\necho started with $1 and $(cat /etc/coms/agent.toml)\nsleep 1\nexit 7\n",
+    )
+    .unwrap();
+    let lab =
+        Lab::new(LabConfig { tls: true, agent: Some(stand_in.clone()), ..LabConfig::default() }).unwrap();
+    std::fs::remove_file(stand_in).unwrap();
+    let agent =
+        AgentConfig { toml: Some("a = 1".into()), args: vec!["--flag".into()], ..AgentConfig::default() };
+    let config = GuestConfig { persistent: true, agent: Some(agent), ..GuestConfig::default() };
     let guest = lab.boot(config, "h1").unwrap();
     lab.host("h1").set_rate_mbit(Some(100)).unwrap();
     let start = Instant::now();
-    guest.migrate_to("h2", &[]).unwrap();
+    guest.migrate_to("h2", &["--tls"]).unwrap();
     let took = start.elapsed();
-    println!("accel=tcg over 100 Mbit/s: {took:?}");
+    println!("accel=tcg with TLS over 100 Mbit/s: {took:?}");
     // An idle guest of 256 MiB has some 60 MiB that are not zero: 5 s.
     assert!(took > Duration::from_secs(3), "{took:?}");
     assert_eq!(lab.host("h2").virsh(&["list", "--all", "--persistent", "--name"]).unwrap(), "vm1");
     assert_eq!(lab.host("h1").virsh(&["list", "--all", "--name"]).unwrap(), "");
+
+    let agent_said = guest.sh("cat /var/log/coms-agent.stderr").unwrap();
+    assert!(agent_said.matches("started with --flag and a = 1").count() > 1, "{agent_said}");
+    assert!(agent_said.contains("exit status: 7; starting it again"), "{agent_said}");
+    assert!(guest.console_text().contains("coms-agent: started with --flag"), "{}", guest.console_text());
+
+    // A bad neighbour, on demand.
+    let busy = || -> u64 {
+        let stat = guest.sh("head -n1 /proc/stat; sleep 1; head -n1 /proc/stat").unwrap();
+        let user: Vec<u64> =
+            stat.lines().map(|line| line.split_whitespace().nth(1).unwrap().parse().unwrap()).collect();
+        user[1] - user[0]
+    };
+    guest.start_hog(2).unwrap();
+    guest.start_dirtying(16, 8).unwrap();
+    let while_hogging = busy();
+    guest.stop_hog().unwrap();
+    guest.stop_dirtying().unwrap();
+    let afterwards = busy();
+    assert!(while_hogging > 60 && afterwards < 40, "{while_hogging} and {afterwards} of 100 ticks");
     guest.destroy().unwrap();
     lab.finish().unwrap();
 }

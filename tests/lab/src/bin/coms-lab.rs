@@ -33,12 +33,8 @@ fn main() -> ExitCode {
     match up(hosts) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("coms-lab: {error}");
-            let mut source = std::error::Error::source(&error);
-            while let Some(cause) = source {
-                eprintln!("  because: {cause}");
-                source = cause.source();
-            }
+            // Debug: with its causes.
+            eprintln!("coms-lab: {error:?}");
             ExitCode::FAILURE
         }
     }
