@@ -275,6 +275,26 @@ fn the_peer_falls_silent_and_comes_back() {
     assert_eq!(peers(&g), [(100, true), (100, false)], "the same one as before");
 }
 
+#[test]
+fn a_peer_cannot_acknowledge_what_it_never_heard() {
+    let (mut g, mut h) = met();
+    for n in 1..=20 {
+        g.session.send(ping(n)).unwrap();
+    }
+    let said = g.speak(200);
+    h.hear(200, &said);
+    assert_eq!(messages(&h).len(), 16, "the rest waits for an acknowledgement");
+    for claim in [17, 20, 21, u64::MAX] {
+        let header = (1u16, 100u64.to_le_bytes(), 7u64.to_le_bytes(), 0u64, claim);
+        let mut frame = Vec::new();
+        coms_protocol::frame::encode(&postcard::to_stdvec(&header).unwrap(), &mut frame).unwrap();
+        g.hear(201, &frame);
+        assert_eq!(delivered(&g), []);
+    }
+    talk(&mut g, &mut h, 202, 203);
+    assert_eq!(delivered(&g).len(), 20);
+}
+
 /// A version 1 hello from `epoch` to the guest 7, with this body.
 fn hello_frame(epoch: u64, hello_body: &[u8]) -> Vec<u8> {
     let mut body = vec![0];

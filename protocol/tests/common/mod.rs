@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+use coms_protocol::frame::Decoder;
 use coms_protocol::guest_to_host::{GuestHello, Ping};
 use coms_protocol::host_to_guest::{HostHello, Pong};
 use coms_protocol::session::{End, Epoch, EventOf, Now, Session};
@@ -94,16 +95,16 @@ impl<E: End> Side<E> {
 }
 
 /// Connects two ends by a perfect link from `from_ms` to `until_ms`, calling each when it asks to be called.
-/// Returns the number of bytes that crossed.
-pub fn talk(a: &mut Side<Guest>, b: &mut Side<Host>, from_ms: u64, until_ms: u64) -> usize {
+/// Returns the numbers of all frames that crossed.
+pub fn talk(a: &mut Side<Guest>, b: &mut Side<Host>, from_ms: u64, until_ms: u64) -> Vec<u16> {
     let mut ms = from_ms;
-    let mut crossed = 0;
+    let mut crossed = Vec::new();
     while ms <= until_ms {
         // Back and forth until both are silent; a reply costs no time here.
         for round in 0.. {
             assert!(round < 1000, "the two ends never fall silent");
             let (there, back) = (a.speak(ms), b.speak(ms));
-            crossed += there.len() + back.len();
+            crossed.extend(numbers(&there).into_iter().chain(numbers(&back)));
             if there.is_empty() && back.is_empty() {
                 break;
             }
@@ -123,4 +124,12 @@ pub fn number_of(message: &GuestToHost) -> u64 {
         GuestToHost::Ping(Ping { number }) => *number,
         GuestToHost::Request(_) | GuestToHost::TimeQuery(_) => unreachable!("these tests send pings"),
     }
+}
+
+/// The numbers (varints of two bytes at the most) of the frames in `bytes`.
+pub fn numbers(mut bytes: &[u8]) -> Vec<u16> {
+    let mut decoder = Decoder::new();
+    std::iter::from_fn(|| decoder.next_frame(&mut bytes))
+        .map(|body| u16::from(body[0] & 0x7f) | u16::from(body[0] >> 7) * (u16::from(body[1]) << 7))
+        .collect()
 }
