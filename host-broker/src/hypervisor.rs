@@ -9,16 +9,19 @@ use uuid::Uuid;
 /// Why libvirt did not do what was asked, sorted by what the broker can do about it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HvError {
-    /// The daemon did not answer, the connection broke, or it took longer than allowed.
+    /// The daemon did not answer, the connection broke, or it took longer than allowed. Whether what was asked
+    /// happens all the same is not known.
     #[error("{operation}: libvirt at {uri} cannot be reached: {detail}")]
     Unreachable { operation: &'static str, uri: String, detail: String },
     /// There is no such domain (any more): it was shut off, or it has left this host.
     #[error("{operation}: no such domain: {detail}")]
     NoDomain { operation: &'static str, detail: String },
-    /// Another job holds the domain (a migration started by someone else, a dump, a backup).
+    /// Another job holds the domain (a migration started by someone else, a dump, a backup), or its QEMU does not
+    /// answer, as in a switch-over.
     #[error("{operation}: the domain is busy with another job: {detail}")]
     Busy { operation: &'static str, detail: String },
-    /// libvirt considers the move unsafe or impossible (cache mode, host devices, CPU, missing disk ...).
+    /// libvirt considers the move unsafe or impossible (cache mode, host devices, CPU, missing disk ...), a hook
+    /// said no, or the domain is not in a state for it (not running, no job to abort).
     #[error("{operation}: refused: {detail}")]
     Refused { operation: &'static str, detail: String },
     /// The job was aborted, by us or by somebody else.
@@ -37,7 +40,8 @@ pub enum DomainState {
     Running { arrived: bool },
     /// Runs here already while the rest of its memory still comes from the source.
     RunningPostCopy,
-    /// Being received: exists since Prepare, has never run here (PAUSED with reason MIGRATION at the destination).
+    /// Being received: exists since Prepare, has never run here. PAUSED with reason MIGRATION, as the source is in
+    /// switch-over; told from that by libvirt's refusal of job figures, which only the destination gives.
     Incoming,
     /// Stopped by somebody or something; `migration` when it was for switch-over or left by a broken one.
     Paused { migration: bool },
@@ -63,9 +67,10 @@ pub struct Domain {
     pub vcpus: u32,
     /// Accelerator, architecture and machine: what a destination must offer.
     pub needs: Needs,
-    /// The element stored under `urn:coms:domain:1`, verbatim and untrusted.
+    /// The element stored under `urn:coms:domain:1`, untrusted. As it is in the domain's XML: libvirt gives its
+    /// elements the prefix `coms` and indents them anew.
     pub ticket_xml: Option<String>,
-    /// A job runs on it right now (whoever started it).
+    /// A job runs on it right now (whoever started it), or its QEMU does not answer.
     pub job_active: bool,
 }
 
@@ -150,13 +155,15 @@ pub struct JobFigures {
 pub enum HvEvent {
     /// The connection to the local libvirtd is up (again): list everything afresh, events were lost in between.
     Connected,
-    /// The connection broke; calls fail until [`HvEvent::Connected`].
+    /// The connection broke, or could not be made at the start; calls fail until [`HvEvent::Connected`].
     Disconnected { detail: String },
     /// Something about this domain changed; look at it again. Sent for every lifecycle event.
     Changed { uuid: Uuid },
     /// First sign here of a domain being received (STARTED, detail MIGRATED): its port's socket exists now.
     Incoming { uuid: Uuid },
-    /// Finish succeeded *here*: the domain runs on this host (RESUMED, detail MIGRATED).
+    /// Finish succeeded *here*: the domain runs on this host (RESUMED, detail MIGRATED, after STARTED, MIGRATED).
+    /// Not sent when a broken switch-over lets the domain run on at its source, nor when the start was missed
+    /// (see [`HvEvent::Connected`]); [`HvEvent::Changed`] is, always.
     Arrived { uuid: Uuid },
     /// Resumed here in post-copy, memory still coming (RESUMED, detail POSTCOPY).
     ArrivedPostCopy { uuid: Uuid },
@@ -164,11 +171,12 @@ pub enum HvEvent {
     SwitchingOver { uuid: Uuid },
     /// Left this host for good (STOPPED, detail MIGRATED).
     Left { uuid: Uuid },
-    /// Gone for another reason: shut down, destroyed, crashed, or undefined.
+    /// Gone for another reason: shut down, destroyed, crashed, or not received after all.
     Gone { uuid: Uuid },
     /// A migration of this domain began its nth round of copying (MIGRATION_ITERATION); 1 is the first sign of
     /// a migration that somebody else started.
     Iteration { uuid: Uuid, round: u32 },
-    /// A job ended with these figures (JOB_COMPLETED).
+    /// A job ended well, with these figures (JOB_COMPLETED). Of one that failed or was aborted the source says
+    /// nothing at all.
     JobCompleted { uuid: Uuid, figures: Box<JobFigures> },
 }

@@ -106,7 +106,7 @@ impl Lane {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(internal(operation, "the thread that asked libvirt panicked".to_owned())),
             Err(_) => {
-                let waited = format!("no answer within {} s", self.deadline.as_secs());
+                let waited = format!("no answer within {:?}", self.deadline);
                 Err(self.unreachable(operation, &waited))
             }
         }
@@ -205,4 +205,101 @@ fn millis(epoch: Instant) -> u64 {
 /// A panic elsewhere leaves nothing half-done under these locks.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::libvirt::keeper::start_event_loop;
+
+    /// libvirt's own test driver: a hypervisor inside the process, no daemon.
+    const URI: &str = "test:///default";
+    const SOON: Duration = Duration::from_millis(100);
+    const LONG: Duration = Duration::from_millis(400);
+
+    fn lane(threads: usize, up: bool) -> Lane {
+        start_event_loop().unwrap();
+        Lane::new("test", URI, threads, SOON, Arc::new(AtomicBool::new(up)))
+    }
+
+    fn run<T>(test: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(test)
+    }
+
+    async fn quick(lane: &Lane) -> Result<bool, HvError> {
+        lane.call("look", |c| Ok(c.alive())).await
+    }
+
+    async fn slow(lane: &Lane) -> Result<(), HvError> {
+        lane.call("look", |_| {
+            std::thread::sleep(LONG);
+            Ok(())
+        })
+        .await
+    }
+
+    fn detail(result: Result<impl Sized, HvError>) -> String {
+        match result {
+            Err(HvError::Unreachable { detail, .. }) => detail,
+            Err(e) => panic!("{e}"),
+            Ok(_) => panic!("answered"),
+        }
+    }
+
+    #[test]
+    fn a_stuck_thread_is_waited_for_once_and_comes_back() {
+        run(async {
+            let lane = lane(1, true);
+            assert_eq!(quick(&lane).await, Ok(true));
+            assert_eq!(detail(slow(&lane).await), "no answer within 100ms");
+            let asked = Instant::now();
+            assert_eq!(detail(quick(&lane).await), "still waiting for the previous call");
+            assert!(asked.elapsed() < SOON);
+            tokio::time::sleep(LONG).await;
+            assert_eq!(quick(&lane).await, Ok(true));
+        });
+    }
+
+    #[test]
+    fn one_stuck_thread_of_two_delays_nobody() {
+        run(async {
+            let lane = lane(2, true);
+            detail(slow(&lane).await);
+            assert_eq!(quick(&lane).await, Ok(true));
+        });
+    }
+
+    #[test]
+    fn a_call_given_up_in_the_queue_is_not_made() {
+        run(async {
+            let lane = lane(1, true);
+            let made = Arc::new(AtomicBool::new(false));
+            let mark = made.clone();
+            let second = lane.call("change", move |_| {
+                mark.store(true, Ordering::Release);
+                Ok(())
+            });
+            let (first, second) = tokio::join!(slow(&lane), second);
+            detail(first);
+            detail(second);
+            tokio::time::sleep(LONG).await;
+            assert_eq!(quick(&lane).await, Ok(true));
+            assert!(!made.load(Ordering::Acquire));
+        });
+    }
+
+    #[test]
+    fn a_panic_in_a_call_costs_that_call() {
+        run(async {
+            let lane = lane(1, true);
+            let result: Result<(), _> = lane.call("look", |_| panic!("in the call")).await;
+            assert!(matches!(result, Err(HvError::Other { .. })));
+            assert_eq!(quick(&lane).await, Ok(true));
+        });
+    }
+
+    #[test]
+    fn nobody_is_asked_while_not_connected() {
+        run(async { assert_eq!(detail(quick(&lane(1, false)).await), NOT_CONNECTED) });
+    }
 }

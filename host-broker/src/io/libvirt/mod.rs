@@ -224,7 +224,7 @@ impl Libvirt {
         let result = match tokio::time::timeout(QUERY_DEADLINE, &mut answer).await {
             Ok(result) => result,
             Err(_) if exchange(&stage, PREPARING, GIVEN_UP) => {
-                return Err(unreachable(format!("no answer within {} s", QUERY_DEADLINE.as_secs())));
+                return Err(unreachable(format!("no answer within {QUERY_DEADLINE:?}")));
             }
             Err(_) => answer.await,
         };
@@ -264,4 +264,45 @@ fn migrate(uri: &Arc<str>, stage: &AtomicU8, spec: &MigrateSpec) -> Result<(), H
         return Err(internal("migrate", "given up before it began".to_owned()));
     }
     connection.migrate(&dom, spec)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run<T>(test: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(test)
+    }
+
+    /// libvirt's own test driver knows domains, metadata and lifecycle events, but no jobs and no migration.
+    #[test]
+    fn connects_and_looks() {
+        run(async {
+            let (tx, mut rx) = mpsc::unbounded_channel();
+            let libvirt = Libvirt::start("test:///default", tx);
+            assert_eq!(rx.recv().await, Some(HvEvent::Connected));
+            let domains = libvirt.domains().await.unwrap();
+            let domain = &domains[0];
+            assert_eq!(
+                (domain.name.as_str(), domain.state),
+                ("test", DomainState::Running { arrived: false })
+            );
+            assert_eq!((domain.needs.virt_type.as_str(), &domain.channel), ("test", &None));
+            assert_eq!(libvirt.local_sample().await.unwrap().domains[0].uuid, domain.uuid);
+            let nobody = libvirt.domain(Uuid::from_u128(1)).await;
+            assert!(matches!(nobody, Err(HvError::NoDomain { .. })), "{nobody:?}");
+        });
+    }
+
+    #[test]
+    fn says_once_that_libvirtd_is_not_there_and_fails_calls_at_once() {
+        run(async {
+            let (tx, mut rx) = mpsc::unbounded_channel();
+            let libvirt = Libvirt::start("qemu:///system?socket=/nonexistent/libvirt-sock", tx);
+            assert!(matches!(rx.recv().await, Some(HvEvent::Disconnected { .. })));
+            assert!(matches!(libvirt.domains().await, Err(HvError::Unreachable { .. })));
+            let again = tokio::time::timeout(Duration::from_secs(1), rx.recv()).await;
+            assert!(again.is_err(), "{again:?}");
+        });
+    }
 }
