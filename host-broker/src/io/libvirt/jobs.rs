@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 /// An answer takes 1-5 ms.
 const KIND_WITHIN: Duration = Duration::from_millis(300);
-const FIGURES_WITHIN: Duration = Duration::from_secs(2);
+const FIGURES_WITHIN: Duration = Duration::from_secs(1);
 
 pub(super) struct Jobs {
     lane: Lane,
