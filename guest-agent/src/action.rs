@@ -1,0 +1,55 @@
+//! Every way the agent touches the world. Carried out in order.
+
+use crate::event::ClientId;
+use crate::state::State;
+use coms_protocol::GuestToHost;
+use coms_protocol::guest_to_host::GuestHello;
+use serde_json::{Map, Value};
+
+/// One thing to do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Put this on disk; what follows waits for it.
+    Save(Box<State>),
+    /// The hello from now on.
+    SetHello(GuestHello),
+    /// Say it until it is acknowledged.
+    Send(GuestToHost),
+    /// Say it now or never.
+    SendOnce(GuestToHost),
+    /// Tell the customer: log, journal, watchers.
+    Tell(Telling),
+    /// Answer a client.
+    Reply {
+        /// Whom.
+        client: ClientId,
+        /// One line.
+        line: Value,
+    },
+    /// From now on this client hears every [`Action::Tell`].
+    Watch(ClientId),
+    /// Begin to notice in-guest delays, every 5 ms.
+    StartTicker,
+    /// End it, and say what the worst delay was.
+    StopTicker,
+}
+
+/// Something the customer hears.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Telling {
+    /// Its name, as the log and `coms watch` show it.
+    pub event: String,
+    /// Details. Unknown ones are absent.
+    pub fields: Map<String, Value>,
+    /// Who hears it.
+    pub to: Audience,
+}
+
+/// Who hears something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audience {
+    /// The log file, the journal, and whoever watches.
+    Everybody,
+    /// Only who watches: too frequent for a log.
+    Watchers,
+}

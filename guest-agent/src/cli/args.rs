@@ -1,0 +1,124 @@
+//! The command line, as typed.
+
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+
+/// See and steer the live migration of this virtual machine.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Examples:\n  coms status\n  coms migrate --avoid-this-host --wait\n  coms history --json\n  coms watch\n\n\
+Exit code: 0 done, 1 refused or failed, 2 wrong usage, 3 coms-agent cannot be reached"
+)]
+pub(crate) struct Args {
+    /// Print JSON instead of text
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// The daemon's socket
+    #[arg(long, global = true, value_name = "PATH", default_value = "/run/coms/agent.sock")]
+    pub socket: PathBuf,
+    #[command(subcommand)]
+    pub wanted: Wanted,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Wanted {
+    /// How the workloads, the host and the request stand
+    #[command(after_help = "Examples:\n  coms status\n  coms status --json | jq .workloads")]
+    Status,
+    /// Ask to be moved
+    #[command(
+        after_help = "Examples:\n  coms migrate --wait\n  coms migrate --avoid-this-host --max-downtime-ms 200\n  \
+coms migrate --region eu-west --deadline 10m --never post-copy --never auto-converge --wait"
+    )]
+    Migrate(Migrate),
+    /// What became of requests and migrations
+    #[command(
+        after_help = "Examples:\n  coms history\n  coms history --json | jq '.history[-1].downtime_ms'"
+    )]
+    History,
+    /// Everything that happens, as it happens
+    #[command(
+        after_help = "Examples:\n  coms watch\n  coms watch --json | jq -c 'select(.event == \"completed\")'"
+    )]
+    Watch,
+    /// Numbered round trips through both daemons, each answered exactly once, also across a migration
+    #[command(after_help = "Examples:\n  coms ping\n  coms ping --count 1000 --interval-ms 50 --json")]
+    Ping(Ping),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Migrate {
+    /// To one of the operator's regions
+    #[arg(long)]
+    pub region: Option<String>,
+    /// Anywhere but here
+    #[arg(long)]
+    pub avoid_this_host: bool,
+    /// Pointless when not begun within this time: 90s, 10m, 2h
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    pub deadline: Option<u32>,
+    /// Longest downtime to bear, in milliseconds
+    #[arg(long, value_name = "MS")]
+    pub max_downtime_ms: Option<u32>,
+    /// A technique not to use: pre-copy, post-copy, hybrid, auto-converge, compressed, multifd (may be repeated)
+    #[arg(long, value_name = "TECHNIQUE")]
+    pub never: Vec<String>,
+    /// Wait for the outcome
+    #[arg(long)]
+    pub wait: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Ping {
+    /// How many
+    #[arg(long, default_value_t = 5)]
+    pub count: u32,
+    /// From one to the next, in milliseconds
+    #[arg(long, default_value_t = 200, value_name = "MS")]
+    pub interval_ms: u32,
+    /// After the last one, wait this long for what is missing, in seconds
+    #[arg(long, default_value_t = 60, value_name = "S")]
+    pub wait_s: u32,
+}
+
+fn seconds(text: &str) -> Result<u32, String> {
+    let wanted = "write it like 90s, 10m or 2h";
+    let at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(at);
+    let number: u32 = number.parse().map_err(|_| wanted.to_owned())?;
+    let each = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return Err(wanted.to_owned()),
+    };
+    number.checked_mul(each).filter(|s| *s > 0).ok_or_else(|| format!("out of range: {wanted}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed_and_every_command_has_examples() {
+        let mut command = Args::command();
+        command.build();
+        command.clone().debug_assert();
+        for sub in command.get_subcommands().filter(|s| s.get_name() != "help") {
+            let help = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Examples:"), "{}", sub.get_name());
+        }
+    }
+
+    #[test]
+    fn times_have_a_unit() {
+        assert_eq!(seconds("90s"), Ok(90));
+        assert_eq!(seconds("10m"), Ok(600));
+        assert_eq!(seconds("2h"), Ok(7200));
+        for wrong in ["", "10", "m", "0s", "-1s", "10 m", "99999999999h", "5000000h"] {
+            assert!(seconds(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! `coms`: the customer's command line. Talks to the daemon over its socket and decides nothing itself.
+
+mod args;
+mod client;
+mod show;
+
+use args::{Args, Wanted};
+use clap::Parser;
+use client::{Client, Trouble};
+use coms_agent::event::{Command, Migrate, Ping};
+use serde_json::Value;
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+fn main() -> ExitCode {
+    // Exit code 2 and a hint for wrong usage, 0 for --help: clap's own ways.
+    let args = Args::parse();
+    match run(&args) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(Trouble::Unreachable(why)) => {
+            complain(&args, &why);
+            ExitCode::from(3)
+        }
+        Err(Trouble::Refused(why)) => {
+            complain(&args, &why);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn complain(args: &Args, why: &str) {
+    if args.json {
+        println!("{}", serde_json::json!({ "ok": false, "error": why }));
+    } else {
+        eprintln!("coms: {why}");
+    }
+}
+
+/// Does what is wanted. False: it was done, and the answer is no.
+fn run(args: &Args) -> Result<bool, Trouble> {
+    let mut client = Client::connect(&args.socket)?;
+    let out = |line: &Value, text: fn(&Value) -> String| {
+        let shown = if args.json { line.to_string() } else { text(line) };
+        // A closed pipe (`coms watch | head`) is no error.
+        writeln!(std::io::stdout(), "{shown}").is_ok()
+    };
+    match &args.wanted {
+        Wanted::Status => {
+            out(&client.ask(&Command::Status)?, show::status);
+            Ok(true)
+        }
+        Wanted::History => {
+            out(&client.ask(&Command::History)?, show::history);
+            Ok(true)
+        }
+        Wanted::Watch => {
+            client.ask(&Command::Watch)?;
+            loop {
+                let event = client.next(None)?.unwrap_or_default();
+                if !out(&event, show::event) {
+                    return Ok(true);
+                }
+            }
+        }
+        Wanted::Migrate(wanted) => {
+            let command = Command::Migrate(Migrate {
+                region: wanted.region.clone(),
+                avoid_this_host: wanted.avoid_this_host,
+                deadline_s: wanted.deadline,
+                max_downtime_ms: wanted.max_downtime_ms,
+                never: wanted.never.clone(),
+                watch: wanted.wait,
+            });
+            let answer = client.ask(&command)?;
+            if !wanted.wait {
+                out(&answer, show::asked);
+                return Ok(true);
+            }
+            wait(args, &mut client, answer)
+        }
+        Wanted::Ping(wanted) => {
+            let ping = Ping { count: wanted.count, interval_ms: wanted.interval_ms, wait_s: wanted.wait_s };
+            client.say(&Command::Ping(ping))?;
+            let mut progress = Progress::new();
+            loop {
+                match client.next(Some(Duration::from_secs(1)))? {
+                    Some(report) => {
+                        if let Some(error) = report.get("error").and_then(Value::as_str) {
+                            return Err(Trouble::Refused(error.to_owned()));
+                        }
+                        progress.end();
+                        out(&report, show::ping);
+                        return Ok(report.get("ok").and_then(Value::as_bool).unwrap_or(false));
+                    }
+                    None => progress.show("pinging"),
+                }
+            }
+        }
+    }
+}
+
+/// Waits for the request's last word. Progress goes to stderr, so that stdout has the answer alone.
+fn wait(args: &Args, client: &mut Client, asked: Value) -> Result<bool, Trouble> {
+    let request = asked.get("request").cloned().unwrap_or_default();
+    let mut migration = Value::Null;
+    let mut stage = "asked; waiting for the host's answer".to_owned();
+    let mut progress = Progress::new();
+    loop {
+        let Some(event) = client.next(Some(Duration::from_secs(1)))? else {
+            progress.show(&stage);
+            continue;
+        };
+        let field = |name: &str| event.get(name).cloned().unwrap_or_default();
+        let ours = field("request") == request || !migration.is_null() && field("migration") == migration;
+        if !ours {
+            continue;
+        }
+        let name = event.get("event").and_then(Value::as_str).unwrap_or_default();
+        match name {
+            "accepted" | "already_running" => {
+                migration = field("migration");
+                stage = "accepted; the VM is being moved".to_owned();
+            }
+            "progress" => stage = show::progress(&event),
+            "completed" | "failed" | "cancelled" | "denied" | "answered" => {
+                progress.end();
+                let shown = if args.json { event.to_string() } else { show::event(&event) };
+                let _ = writeln!(std::io::stdout(), "{shown}");
+                let done = name == "completed" || field("outcome") == "completed";
+                return Ok(done);
+            }
+            _ => {}
+        }
+        progress.show(&stage);
+    }
+}
+
+/// A line on the terminal for what takes longer than two seconds.
+struct Progress {
+    begun: Instant,
+    shown: bool,
+}
+
+impl Progress {
+    fn new() -> Self {
+        Self { begun: Instant::now(), shown: false }
+    }
+
+    fn show(&mut self, what: &str) {
+        let seconds = self.begun.elapsed().as_secs();
+        if seconds < 2 {
+            return;
+        }
+        let mut err = std::io::stderr();
+        if err.is_terminal() {
+            let _ = write!(err, "\r\x1b[K{what} ({seconds} s)");
+            let _ = err.flush();
+        } else if !self.shown || seconds.is_multiple_of(10) {
+            let _ = writeln!(err, "{what} ({seconds} s)");
+        }
+        self.shown = true;
+    }
+
+    fn end(&mut self) {
+        if self.shown && std::io::stderr().is_terminal() {
+            eprint!("\r\x1b[K");
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! The daemon's JSON as text for people. What is absent is not shown; nothing is made up for it.
+
+use serde_json::Value;
+use std::fmt::Write;
+
+/// Text at `path`, or nothing.
+fn text(v: &Value, path: &str) -> String {
+    match v.pointer(path) {
+        Some(Value::String(s)) => s.clone(),
+        Some(Value::Number(n)) => n.to_string(),
+        Some(other @ (Value::Bool(_) | Value::Array(_) | Value::Object(_))) => other.to_string(),
+        Some(Value::Null) | None => String::new(),
+    }
+}
+
+fn flag(v: &Value, path: &str) -> bool {
+    v.pointer(path).and_then(Value::as_bool).unwrap_or(false)
+}
+
+/// "before VALUE after", if there is a value.
+fn if_known(out: &mut String, before: &str, v: &Value, path: &str, after: &str) {
+    let value = text(v, path);
+    if !value.is_empty() {
+        let _ = write!(out, "{before}{value}{after}");
+    }
+}
+
+fn items<'a>(v: &'a Value, path: &str) -> impl Iterator<Item = &'a Value> {
+    v.pointer(path).and_then(Value::as_array).into_iter().flatten()
+}
+
+pub(crate) fn status(v: &Value) -> String {
+    let mut out = String::new();
+    if flag(v, "/connected") {
+        let _ = write!(out, "Host       {} in {}", text(v, "/place/alias"), text(v, "/place/region"));
+        out.push_str(if flag(v, "/enabled") {
+            ", requests are welcome\n"
+        } else {
+            ", requests are not enabled for this VM (the operator decides)\n"
+        });
+    } else {
+        let why = match text(v, "/port").as_str() {
+            "missing" => text(v, "/port_error"),
+            "host-absent" => {
+                "nobody is at the port's other end; the host's coms-broker is not running, or just restarting"
+                    .to_owned()
+            }
+            _ => "waiting for the host's coms-broker to answer".to_owned(),
+        };
+        let _ = writeln!(out, "Host       not connected: {why}");
+        if_known(&mut out, "           last seen on ", v, "/place/alias", "\n");
+    }
+    match v.pointer("/request") {
+        None => {
+            out.push_str("Request    none outstanding");
+            if_known(&mut out, "; no automatic one for ", v, "/cooldown_s", " s after the last move");
+            if_known(&mut out, "; no automatic one for ", v, "/backoff_s", " s after a refusal");
+            out.push('\n');
+        }
+        Some(r) => {
+            let _ = write!(
+                out,
+                "Request    {} ({}), {} since {}",
+                text(r, "/request"),
+                text(r, "/reason"),
+                text(r, "/state"),
+                text(r, "/asked_at")
+            );
+            if_known(&mut out, ", migration ", r, "/migration", "");
+            out.push('\n');
+        }
+    }
+    if let Some(m) = v.pointer("/moving") {
+        let _ = writeln!(
+            out,
+            "Moving     {} for {} s: {}",
+            text(m, "/migration"),
+            text(m, "/since_s"),
+            progress(m)
+        );
+    }
+    if let Some(last) = v.pointer("/last") {
+        let _ = writeln!(out, "Last       {}", record(last));
+    }
+    if flag(v, "/measuring_effect") {
+        out.push_str("           measuring whether it helped\n");
+    }
+    let rows: Vec<_> = items(v, "/workloads")
+        .map(|w| {
+            let ms = |path| {
+                Some(text(w, path)).filter(|t| !t.is_empty()).map_or("-".to_owned(), |t| format!("{t} ms"))
+            };
+            let mut state = text(w, "/state");
+            if_known(&mut state, " ", w, "/learned_percent", " %");
+            if_known(&mut state, " for ", w, "/since_s", " s");
+            [
+                text(w, "/workload"),
+                state,
+                text(w, "/metric"),
+                ms("/now_ms"),
+                ms("/baseline_ms"),
+                ms("/threshold_ms"),
+                text(w, "/samples"),
+                text(w, "/failures"),
+            ]
+        })
+        .collect();
+    if rows.is_empty() {
+        out.push_str(
+            "Workloads  none are watched (see /etc/coms/agent.toml); migrations are told all the same",
+        );
+    } else {
+        out.push('\n');
+        out.push_str(&table(
+            ["WORKLOAD", "STATE", "METRIC", "NOW", "BASELINE", "LIMIT", "OK", "FAILED"],
+            &rows,
+        ));
+    }
+    out.trim_end().to_owned()
+}
+
+fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> String {
+    let width =
+        |i: usize| rows.iter().map(|r| r[i].chars().count()).chain([head[i].len()]).max().unwrap_or(0);
+    let widths: Vec<_> = (0..N).map(width).collect();
+    let mut out = String::new();
+    for row in std::iter::once(&head.map(str::to_owned)).chain(rows) {
+        let cells: Vec<_> = row.iter().zip(&widths).map(|(cell, w)| format!("{cell:<w$}")).collect();
+        let _ = writeln!(out, "{}", cells.join("  ").trim_end());
+    }
+    out
+}
+
+/// One line of the history.
+fn record(r: &Value) -> String {
+    let mut out = format!("{} {}", text(r, "/ended_at"), text(r, "/outcome"));
+    if_known(&mut out, " (", r, "/why", ")");
+    if_known(&mut out, " ", r, "/migration", "");
+    if_known(&mut out, ", request ", r, "/request", "");
+    if_known(&mut out, " (", r, "/reason", ")");
+    if_known(&mut out, ", wanted by ", r, "/initiator", "");
+    if_known(&mut out, ", from ", r, "/from/region", "");
+    if_known(&mut out, " to ", r, "/to/region", "");
+    figures(&mut out, r);
+    if let Some(effect) = r.pointer("/effect") {
+        let _ = write!(out, "; {}", verdict(effect));
+    }
+    out
+}
+
+fn figures(out: &mut String, v: &Value) {
+    if_known(out, ", ", v, "/technique", "");
+    if_known(out, ", encryption ", v, "/encryption", "");
+    if_known(out, ", took ", v, "/total_ms", " ms");
+    if_known(out, ", downtime ", v, "/downtime_ms", " ms");
+    if_known(out, ", the clock here stood still for ", v, "/guest_gap_ms", " ms");
+    if_known(out, " ± ", v, "/guest_gap_error_ms", "");
+}
+
+fn verdict(e: &Value) -> String {
+    let mut out = match text(e, "/verdict").as_str() {
+        "helped" => "it helped".to_owned(),
+        "no-change" => "it changed nothing".to_owned(),
+        "worse" => "it made things worse".to_owned(),
+        _ => "whether it helped is unknown".to_owned(),
+    };
+    if_known(&mut out, ": ", e, "/workload", "");
+    if_known(&mut out, " ", e, "/metric", "");
+    if_known(&mut out, " ", e, "/before_ms", " ms");
+    if_known(&mut out, " -> ", e, "/after_ms", " ms");
+    if_known(&mut out, " (", e, "/improved_percent", " % faster)");
+    out
+}
+
+pub(crate) fn history(v: &Value) -> String {
+    let lines: Vec<_> = items(v, "/history").map(record).collect();
+    if lines.is_empty() { "nothing yet".to_owned() } else { lines.join("\n") }
+}
+
+pub(crate) fn progress(v: &Value) -> String {
+    let phase = text(v, "/phase");
+    let mut out = if phase.is_empty() { "begun".to_owned() } else { phase };
+    if_known(&mut out, ", ", v, "/bytes_remaining", " bytes to go");
+    if_known(&mut out, " of ", v, "/bytes_total", "");
+    out
+}
+
+pub(crate) fn asked(v: &Value) -> String {
+    let mut out =
+        format!("asked as request {}; see `coms status`, or wait with `coms watch`", text(v, "/request"));
+    if !flag(v, "/connected") {
+        out.push_str("\nThe host is not connected; it will be told when it is.");
+    }
+    out
+}
+
+/// One event, as a line.
+pub(crate) fn event(v: &Value) -> String {
+    let mut out = format!("{} {}", text(v, "/at"), text(v, "/event"));
+    match text(v, "/event").as_str() {
+        "effect" => {
+            let _ = write!(out, " {}: {}", text(v, "/migration"), verdict(v));
+        }
+        "completed" | "failed" | "cancelled" => {
+            if_known(&mut out, " (", v, "/why", ")");
+            if_known(&mut out, " ", v, "/migration", "");
+            if_known(&mut out, ", request ", v, "/request", "");
+            if_known(&mut out, ", now in ", v, "/to/region", "");
+            if_known(&mut out, " on ", v, "/to/alias", "");
+            figures(&mut out, v);
+        }
+        "progress" => {
+            let _ = write!(out, " {}: {}", text(v, "/migration"), progress(v));
+        }
+        _ => {
+            let hidden = ["at", "mono_ms", "event", "final"];
+            for (key, value) in
+                v.as_object().into_iter().flatten().filter(|(k, _)| !hidden.contains(&k.as_str()))
+            {
+                let shown = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                let _ = write!(out, " {key}={shown}");
+            }
+        }
+    }
+    out
+}
+
+pub(crate) fn ping(v: &Value) -> String {
+    let mut out = format!(
+        "{} sent, {} answered, {} lost, {} doubled",
+        text(v, "/sent"),
+        text(v, "/answered"),
+        text(v, "/lost"),
+        text(v, "/doubled")
+    );
+    if_known(&mut out, "; round trip p50 ", v, "/rtt_p50_us", " µs");
+    if_known(&mut out, ", p99 ", v, "/rtt_p99_us", " µs");
+    if_known(&mut out, ", max ", v, "/rtt_max_us", " µs");
+    out
+}

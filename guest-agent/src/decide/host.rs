@@ -1,0 +1,370 @@
+//! What the host says, and what it means for the customer.
+
+use super::effect::Check;
+use super::request::{Asking, Life, Step, Word};
+use super::{Agent, TELL_WAIT, Untold, fields};
+use crate::action::{Action, Audience};
+use crate::state::{Gap, Outcome, Record};
+use coms_protocol::host_to_guest::{Completed, HostHello, Notice, Progress};
+use coms_protocol::session::{Event as Session, EventOf, Now};
+use coms_protocol::types::{Figures, Initiator, MigrationId, Place, RequestId};
+use coms_protocol::{Guest, GuestToHost, HostToGuest};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+impl Agent {
+    pub(super) fn on_link(&mut self, now: Now, event: EventOf<Guest>) {
+        match event {
+            Session::Established { new_peer, version, hello, peer: _ } => {
+                self.on_established(now, new_peer, version, hello);
+            }
+            Session::Lost => {
+                self.link.established = false;
+                self.tell("disconnected", fields(json!({})), Audience::Everybody);
+            }
+            Session::Incompatible { theirs } => {
+                let told = json!({ "host_min_version": theirs.min, "host_max_version": theirs.max,
+                    "our_min_version": coms_protocol::MIN_VERSION, "our_max_version": coms_protocol::VERSION });
+                self.tell("incompatible", fields(told), Audience::Everybody);
+            }
+            Session::Message(message) => self.on_message(now, message),
+            Session::Delivered(message) => match message {
+                GuestToHost::Request(request) => {
+                    if self.state.life.asking().is_none_or(|a| a.request.id == request.id) {
+                        self.request_queued = false;
+                    }
+                }
+                GuestToHost::Ping(ping) => {
+                    if let Some(run) = &mut self.pings {
+                        run.delivered(ping.number);
+                    }
+                }
+                GuestToHost::TimeQuery(_) => {}
+            },
+            Session::Heartbeat { .. } => {
+                // Both ends are awake now anyway: the idle comparison of clocks costs no wake-up of its own.
+                let query = self.clocks.ask(now);
+                self.actions.push(Action::SendOnce(query.into()));
+            }
+        }
+    }
+
+    fn on_established(&mut self, now: Now, new_peer: bool, version: u16, hello: HostHello) {
+        let HostHello { place, enabled } = hello;
+        self.link.established = true;
+        self.link.version = Some(version);
+        self.link.enabled = enabled;
+        if self.link.place.as_ref().is_none_or(|p| p.alias != place.alias) {
+            self.link.former = self.link.place.replace(place.clone());
+        }
+        self.clocks.met(place.alias.as_str());
+        if new_peer {
+            self.clocks.burst(now.mono);
+            for number in self.pings.as_mut().map(super::ping::Run::new_peer).unwrap_or_default() {
+                self.actions.push(Action::Send(coms_protocol::guest_to_host::Ping { number }.into()));
+            }
+        }
+        let told = json!({ "alias": place.alias, "region": place.region, "enabled": enabled, "version": version,
+            "new_peer": new_peer });
+        self.tell("connected", fields(told), Audience::Everybody);
+    }
+
+    fn on_message(&mut self, now: Now, message: HostToGuest) {
+        match message {
+            HostToGuest::Accepted(m) => self.on_taken(now, "accepted", m.request, m.migration),
+            HostToGuest::AlreadyRunning(m) => self.on_taken(now, "already_running", m.request, m.migration),
+            HostToGuest::Denied(m) => {
+                let Step::Refused(asking) = self.hear(Word::Denied { request: m.request }) else { return };
+                self.end_moving(now);
+                let why = Some(m.reason.name().to_owned());
+                self.remember(now, Some(&asking), Ending { why, ..Ending::of(Outcome::Denied) });
+                self.back_off(now, &asking, m.retry_after_s);
+                let retry_s = self.backoff_until.saturating_sub(now.mono).as_secs();
+                let told = json!({ "request": m.request, "reason": m.reason, "retry_after_s": m.retry_after_s,
+                    "next_automatic_request_s": (retry_s > 0).then_some(retry_s) });
+                self.tell_finally("denied", fields(told));
+            }
+            HostToGuest::Resend(m) => {
+                if self.hear(Word::Resend { request: m.request }) == Step::SayAgain {
+                    self.end_moving(now);
+                    if let Some(request) = self.state.life.asking().map(|a| a.request.clone()) {
+                        self.send_request(request);
+                    }
+                }
+            }
+            HostToGuest::Notice(m) => self.on_notice(now, &m),
+            HostToGuest::Progress(m) => self.on_progress(now, m),
+            HostToGuest::Completed(m) => self.on_completed(now, m),
+            HostToGuest::Failed(m) => {
+                let why = Some(m.reason.name().to_owned());
+                let end =
+                    Ending { why, ..Ending::of(Outcome::Failed).named(m.migration, m.request, m.figures) };
+                let asking = self.on_stayed(now, end);
+                if let Some(asking) = asking {
+                    self.back_off(now, &asking, None);
+                }
+            }
+            HostToGuest::Cancelled(m) => {
+                let why = Some(format!("by-{}", m.by.name()));
+                let end =
+                    Ending { why, ..Ending::of(Outcome::Cancelled).named(m.migration, m.request, m.figures) };
+                let asking = self.on_stayed(now, end);
+                if let Some(asking) = asking {
+                    self.back_off(now, &asking, None);
+                }
+            }
+            HostToGuest::Pong(m) => {
+                let known = self.pings.as_mut().is_some_and(|run| run.answer(m.number, now.mono));
+                self.ignored.not_mine += u64::from(!known);
+            }
+            HostToGuest::TimeReply(m) => self.clocks.answered(now, m.number, m.host_unix_us),
+        }
+    }
+
+    /// Lets the request's life hear a word; counts what changes nothing.
+    fn hear(&mut self, word: Word) -> Step {
+        let life = std::mem::replace(&mut self.state.life, Life::Idle);
+        let (life, step) = life.hear(word, |m| self.state.ended(m));
+        self.state.life = life;
+        match step {
+            Step::Again => self.ignored.again += 1,
+            Step::NotMine => self.ignored.not_mine += 1,
+            Step::Taken | Step::TakenAndOver(..) | Step::Refused(_) | Step::SayAgain | Step::Over(_) => {
+                self.unsaved = true;
+            }
+        }
+        step
+    }
+
+    fn on_taken(&mut self, now: Now, event: &str, request: RequestId, migration: MigrationId) {
+        match self.hear(Word::Taken { request, migration }) {
+            Step::Taken => {
+                self.tell(
+                    event,
+                    fields(json!({ "request": request, "migration": migration })),
+                    Audience::Everybody,
+                );
+                self.begin_moving(now, migration);
+            }
+            Step::TakenAndOver(asking, outcome) => self.on_late_answer(migration, &asking, outcome),
+            Step::Again | Step::NotMine | Step::Refused(_) | Step::SayAgain | Step::Over(_) => {}
+        }
+    }
+
+    /// A migration that was told before turns out to be the answer to the request.
+    fn on_late_answer(&mut self, migration: MigrationId, asking: &Asking, outcome: Outcome) {
+        let request = asking.request.id;
+        if let Some(record) = self.state.record_of(migration) {
+            record.request.get_or_insert(request);
+        }
+        let told = json!({ "request": request, "migration": migration, "outcome": outcome });
+        self.tell_finally("answered", fields(told));
+    }
+
+    fn on_notice(&mut self, now: Now, m: &Notice) {
+        if self.state.ended(m.migration).is_some() {
+            self.ignored.again += 1;
+            return;
+        }
+        self.begin_moving(now, m.migration);
+        self.tell("notice", fields(m), Audience::Everybody);
+    }
+
+    fn on_progress(&mut self, now: Now, m: Progress) {
+        if self.state.ended(m.migration).is_some() {
+            self.ignored.again += 1;
+            return;
+        }
+        self.begin_moving(now, m.migration);
+        if let Some(moving) = &mut self.moving {
+            moving.progress = Some(m);
+        }
+        self.tell("progress", fields(m), Audience::Watchers);
+    }
+
+    /// Ends a migration in the books. None: heard before.
+    fn end(
+        &mut self,
+        migration: MigrationId,
+        request: Option<RequestId>,
+        outcome: Outcome,
+    ) -> Option<Option<Asking>> {
+        match self.hear(Word::Outcome { migration, request }) {
+            Step::Over(asking) => {
+                self.state.end(migration, outcome);
+                Some(asking)
+            }
+            Step::TakenAndOver(asking, outcome) => {
+                self.on_late_answer(migration, &asking, outcome);
+                None
+            }
+            Step::Again | Step::NotMine | Step::Taken | Step::Refused(_) | Step::SayAgain => None,
+        }
+    }
+
+    /// Failed or cancelled: the VM runs where it was. Returns the request that this answered.
+    fn on_stayed(&mut self, now: Now, end: Ending) -> Option<Asking> {
+        let migration = end.migration?;
+        let asking = self.end(migration, end.request, end.outcome)?;
+        if self.moving.as_ref().is_some_and(|m| m.migration == migration) {
+            self.end_moving(now);
+        }
+        let record = self.remember(now, asking.as_ref(), end);
+        self.tell_finally(record.outcome.name(), record_json(&record));
+        asking
+    }
+
+    fn on_completed(&mut self, now: Now, m: Completed) {
+        let Some(asking) = self.end(m.migration, m.request, Outcome::Completed) else { return };
+        // One still waits for its clocks: tell it as it is, rather than mix the two up.
+        if let Some(earlier) = self.untold.take() {
+            self.release_final(earlier.number);
+        }
+        let here = |p: &Place| p.alias == m.to.alias;
+        let former = [self.link.former.as_ref(), self.link.place.as_ref()];
+        let from = m.from.clone().or_else(|| former.into_iter().flatten().find(|p| !here(p)).cloned());
+        let end = Ending {
+            initiator: Some(m.initiator),
+            technique: Some(m.technique),
+            encryption: Some(m.encryption),
+            from,
+            to: Some(m.to.clone()),
+            told_after_ms: m.told_after_ms,
+            ..Ending::of(Outcome::Completed).named(m.migration, m.request, m.figures)
+        };
+        let record = self.remember(now, asking.as_ref(), end);
+        let number = self.keep_final("completed", record_json(&record));
+        self.untold = Some(Untold { number, migration: m.migration, due: now.mono + TELL_WAIT });
+
+        let before = match &mut self.moving {
+            Some(moving) if moving.migration == m.migration => std::mem::take(&mut moving.before),
+            Some(_) | None => self.before(now.mono),
+        };
+        // Whatever else was said to be under way: the VM has just moved.
+        self.end_moving(now);
+        self.state.refusals = 0;
+        let cooldown = self.config.asking.cooldown;
+        self.cooldown_until = now.mono + cooldown;
+        self.state.cooldown_until_ms = now.unix_us / 1000 + u64::try_from(cooldown.as_millis()).unwrap_or(0);
+        let check = Check { migration: m.migration, request: record.request, before };
+        self.begin_check(now, check, asking.as_ref());
+    }
+
+    pub(super) fn on_ticker(&mut self, worst: Duration) {
+        let Some(migration) = self.untold.as_ref().map(|u| u.migration) else { return };
+        if let Some(record) = self.state.record_of(migration) {
+            record.gap.ticker_gap_ms = Some((worst.as_secs_f64() * 10_000.0).round() / 10.0);
+        }
+    }
+
+    /// Tells a completed move once the clocks are compared, or have had their time.
+    pub(super) fn settle_untold(&mut self, now: Now) {
+        let quiet = self.clocks.is_quiet() && self.moving.is_none();
+        let Some(untold) =
+            self.untold.take_if(|u| u.due <= now.mono || quiet && u.due < now.mono + TELL_WAIT)
+        else {
+            return;
+        };
+        let stood = self.clocks.stood();
+        let to_ms = |us: i128| us as f64 / 1000.0;
+        if let Some(record) = self.state.record_of(untold.migration) {
+            if let Some(stood) = stood {
+                let ticker_gap_ms = record.gap.ticker_gap_ms;
+                record.gap = Gap {
+                    guest_gap_ms: Some(to_ms(stood.gap_us)),
+                    guest_gap_error_ms: Some(to_ms(stood.error_us)),
+                    // Less is the reading of two clocks one after the other.
+                    clock_set_ms: (stood.set_us.abs() >= 1000).then(|| to_ms(stood.set_us)),
+                    ticker_gap_ms,
+                };
+            }
+            let mut told = record_json(record);
+            told.insert("final".to_owned(), untold.number.into());
+            if let Some(kept) = self.state.outbox.iter_mut().find(|f| f.number == untold.number) {
+                kept.fields = told;
+            }
+        }
+        self.unsaved = true;
+        self.release_final(untold.number);
+    }
+
+    fn remember(&mut self, now: Now, asking: Option<&Asking>, end: Ending) -> Record {
+        let record = Record {
+            ended_unix_ms: now.unix_us / 1000,
+            asked_unix_ms: asking.map(|a| a.asked_unix_ms),
+            outcome: end.outcome,
+            migration: end.migration,
+            request: asking.map(|a| a.request.id).or(end.request),
+            reason: asking.map(|a| a.request.reason),
+            initiator: end.initiator,
+            why: end.why,
+            technique: end.technique,
+            encryption: end.encryption,
+            from: end.from,
+            to: end.to,
+            figures: end.figures,
+            told_after_ms: end.told_after_ms,
+            gap: Gap::default(),
+            effect: None,
+        };
+        self.state.remember(record.clone());
+        self.unsaved = true;
+        record
+    }
+}
+
+/// What an outcome told, whichever it is.
+struct Ending {
+    outcome: Outcome,
+    migration: Option<MigrationId>,
+    request: Option<RequestId>,
+    why: Option<String>,
+    initiator: Option<Initiator>,
+    technique: Option<coms_protocol::types::Technique>,
+    encryption: Option<coms_protocol::types::Encryption>,
+    from: Option<Place>,
+    to: Option<Place>,
+    figures: Figures,
+    told_after_ms: Option<u64>,
+}
+
+impl Ending {
+    fn of(outcome: Outcome) -> Self {
+        Self {
+            outcome,
+            migration: None,
+            request: None,
+            why: None,
+            initiator: None,
+            technique: None,
+            encryption: None,
+            from: None,
+            to: None,
+            figures: Figures::default(),
+            told_after_ms: None,
+        }
+    }
+
+    fn named(self, migration: MigrationId, request: Option<RequestId>, figures: Figures) -> Self {
+        Self { migration: Some(migration), request, figures, ..self }
+    }
+}
+
+/// A line of the history as JSON: times in RFC 3339, nothing unknown.
+pub(super) fn record_json(record: &Record) -> serde_json::Map<String, Value> {
+    let mut map = fields(record);
+    for (key, shown) in [("ended_unix_ms", "ended_at"), ("asked_unix_ms", "asked_at")] {
+        if let Some(at) = map.remove(key).and_then(|v| v.as_u64()) {
+            map.insert(shown.to_owned(), rfc3339(at).into());
+        }
+    }
+    map
+}
+
+/// Milliseconds since 1970 as people write it.
+pub(crate) fn rfc3339(unix_ms: u64) -> String {
+    i64::try_from(unix_ms)
+        .ok()
+        .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())
+        .map_or_else(|| "unknown".to_owned(), |t| t.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string())
+}

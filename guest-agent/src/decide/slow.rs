@@ -1,0 +1,216 @@
+//! From measurements to a request, and back from a move to "did it help".
+
+use super::effect::{Before, Check, Measuring, ms};
+use super::request::{Asking, Life};
+use super::{Agent, fields};
+use crate::action::Audience;
+use crate::event::Sample;
+use crate::state::metric_name;
+use coms_protocol::guest_to_host::{Evidence, Request, Wishes};
+use coms_protocol::session::Now;
+use coms_protocol::types::{List, Metric, RequestId, RequestReason};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+impl Agent {
+    pub(super) fn on_probe(&mut self, now: Now, index: usize, sample: &Sample) {
+        // The brown-out around a migration is not how a workload normally is.
+        let learn = self.moving.is_none() && self.measuring.is_none();
+        let Some(watch) = self.watches.get_mut(index) else { return };
+        let changes = watch.sample(now.mono, sample, learn);
+        let name = watch.name().to_owned();
+        if let Some(measuring) = &mut self.measuring {
+            let latency = match sample {
+                Sample::Took(latency) => Some(*latency),
+                Sample::Failed(_) => None,
+            };
+            measuring.sample(now.mono, &name, latency);
+        }
+        for change in changes {
+            self.on_change(now, index, &name, change);
+        }
+    }
+
+    fn on_change(&mut self, now: Now, index: usize, name: &str, change: super::rule::Change) {
+        use super::rule::Change;
+        let Some(watch) = self.watches.get_mut(index) else { return };
+        let standing = watch.standing(now.mono);
+        let mut told = fields(json!({
+            "workload": name,
+            "metric": metric_name(watch.metric()),
+            "now_ms": standing.now_us.map(ms),
+            "baseline_ms": standing.baseline_us.map(ms),
+            "threshold_ms": standing.threshold_us.map(ms),
+        }));
+        let event = match change {
+            Change::Learned(baseline) => {
+                self.state.baselines.insert(name.to_owned(), baseline);
+                self.unsaved = true;
+                "workload_learned"
+            }
+            Change::Slow => "workload_slow",
+            Change::Recovered => "workload_recovered",
+            Change::Failing(error) => {
+                told.insert("error".to_owned(), error.into());
+                "workload_failing"
+            }
+            Change::Working => "workload_working",
+        };
+        self.tell(event, told, Audience::Everybody);
+        if !self.watches.iter().any(super::rule::Watch::suffers) && self.state.refusals != 0 {
+            self.state.refusals = 0;
+            self.unsaved = true;
+        }
+    }
+
+    /// Asks when a workload wants it and nothing speaks against it.
+    pub(super) fn ask_if_slow(&mut self, now: Now) {
+        let free = self.state.life == Life::Idle
+            && self.link.established
+            && self.moving.is_none()
+            && self.untold.is_none()
+            && self.measuring.is_none()
+            && now.mono >= self.cooldown_until
+            && now.mono >= self.backoff_until;
+        if !free {
+            return;
+        }
+        let Some(reason) = self.watches.iter().find_map(|w| w.wants(now.mono)) else { return };
+        let w = &self.config.wishes;
+        let wishes = Wishes {
+            region: w.region.clone(),
+            avoid_this_host: w.avoid_this_host,
+            deadline_s: w.deadline_s,
+            max_downtime_ms: w.max_downtime_ms,
+            never: List::clipped(w.never.iter().copied()),
+        };
+        let evidence = self.evidence(now.mono, true);
+        self.ask(now, reason, evidence, wishes);
+    }
+
+    /// What was measured, the worst first. `suffering`: only of workloads that are not well.
+    pub(super) fn evidence(&mut self, now: Duration, suffering: bool) -> Vec<Evidence> {
+        let watches = self.watches.iter_mut().filter(|w| !suffering || w.suffers());
+        let mut evidence: Vec<_> = watches.filter_map(|w| w.evidence(now)).collect();
+        let badness = |e: &Evidence| match (e.metric, e.threshold) {
+            (Metric::FailuresPermille, _) => f64::MAX,
+            (_, Some(limit)) => e.now as f64 / limit.max(1) as f64,
+            (_, None) => 0.0,
+        };
+        evidence.sort_by(|a, b| badness(b).total_cmp(&badness(a)));
+        evidence
+    }
+
+    /// Makes a request: saved by [`Agent::settle`] before it is sent.
+    pub(super) fn ask(
+        &mut self,
+        now: Now,
+        reason: RequestReason,
+        evidence: Vec<Evidence>,
+        wishes: Wishes,
+    ) -> RequestId {
+        let id = RequestId(self.state.next_id());
+        let request = Request { id, reason, evidence: List::clipped(evidence), wishes };
+        self.tell(
+            "asked",
+            fields(json!({
+                "request": id,
+                "reason": reason,
+                "evidence": request.evidence.as_slice().iter().map(evidence_json).collect::<Vec<_>>(),
+                "wishes": request.wishes,
+            })),
+            Audience::Everybody,
+        );
+        self.state.life = Life::Asked(Asking { request: request.clone(), asked_unix_ms: now.unix_us / 1000 });
+        self.unsaved = true;
+        self.request_queued = false;
+        self.send_request(request);
+        id
+    }
+
+    /// No automatic request for a while, longer with each refusal in a row.
+    pub(super) fn back_off(&mut self, now: Now, asking: &Asking, retry_after_s: Option<u32>) {
+        if asking.request.reason == RequestReason::Manual {
+            return;
+        }
+        let doublings = self.state.refusals.min(20);
+        self.state.refusals = self.state.refusals.saturating_add(1);
+        let c = self.config.asking;
+        let own = c.backoff.saturating_mul(1 << doublings).min(c.backoff_max);
+        let asked = Duration::from_secs(u64::from(retry_after_s.unwrap_or(0)));
+        // Up to an eighth more, another one for each request: guests that were refused together part.
+        let spread = own * (asking.request.id.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60) as u32 / 128;
+        let wait = own.max(asked) + spread;
+        self.backoff_until = now.mono + wait;
+        self.state.backoff_until_ms = now.unix_us / 1000 + u64::try_from(wait.as_millis()).unwrap_or(0);
+        self.unsaved = true;
+    }
+
+    /// What the workloads show now, as the "before" of a move.
+    pub(super) fn before(&mut self, now: Duration) -> Vec<Before> {
+        let mut all = Vec::new();
+        for watch in &mut self.watches {
+            let standing = watch.standing(now);
+            all.push(Before {
+                workload: watch.name().to_owned(),
+                metric: watch.metric(),
+                us: standing.now_us,
+                failing: standing.state == "failing",
+            });
+        }
+        all
+    }
+
+    /// Begins to measure what a completed move did.
+    pub(super) fn begin_check(&mut self, now: Now, mut check: Check, asking: Option<&Asking>) {
+        // What the request was made with counts, not what was measured in the brown-out after it.
+        let evidence = asking.map_or(&[][..], |a| a.request.evidence.as_slice());
+        for e in evidence {
+            let Some(b) = check.before.iter_mut().find(|b| b.workload == e.workload.as_str()) else {
+                continue;
+            };
+            b.failing = e.metric == Metric::FailuresPermille;
+            b.us = if b.failing { None } else { Some(e.now) };
+        }
+        let rank = |b: &Before| evidence.iter().position(|e| e.workload.as_str() == b.workload);
+        check.before.sort_by_key(|b| rank(b).unwrap_or(usize::MAX));
+        for watch in &mut self.watches {
+            watch.moved();
+        }
+        let c = self.config.asking;
+        self.measuring = Some(Measuring::begin(check.clone(), now.mono, c.settle, c.check));
+        self.state.check = Some(check);
+        self.unsaved = true;
+    }
+
+    /// Tells whether the move helped, once that is measured.
+    pub(super) fn settle_effect(&mut self, now: Now) {
+        let Some(measuring) = self.measuring.take_if(|m| m.until() <= now.mono) else { return };
+        self.state.check = None;
+        self.unsaved = true;
+        let (migration, request, effect) = measuring.result();
+        let Some(effect) = effect else { return };
+        let mut told = fields(&effect);
+        told.extend(fields(json!({ "migration": migration, "request": request })));
+        if let Some(record) = self.state.record_of(migration) {
+            record.effect = Some(effect);
+        }
+        self.tell("effect", told, Audience::Everybody);
+    }
+}
+
+/// Evidence for people: milliseconds where it is a latency.
+pub(super) fn evidence_json(e: &Evidence) -> Value {
+    let latency = e.metric != Metric::FailuresPermille;
+    let in_ms = |us: Option<u64>| us.filter(|_| latency).map(ms);
+    Value::Object(fields(json!({
+        "workload": e.workload,
+        "metric": metric_name(e.metric),
+        "now_ms": in_ms(Some(e.now)),
+        "baseline_ms": in_ms(e.baseline),
+        "threshold_ms": in_ms(e.threshold),
+        "failures_permille": (!latency).then_some(e.now),
+        "for_s": e.for_s,
+        "samples": e.samples,
+    })))
+}

@@ -1,0 +1,114 @@
+//! Every way the world wakes the agent.
+
+use coms_protocol::Guest;
+use coms_protocol::session::EventOf;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// One thing that happened.
+#[derive(Debug)]
+pub enum Event {
+    /// The session with the broker noticed something, or brought a message.
+    Link(EventOf<Guest>),
+    /// The port can be used, or not.
+    Port(PortState),
+    /// A probe ended.
+    Probe {
+        /// Index of the workload.
+        workload: usize,
+        /// How it went.
+        outcome: Sample,
+    },
+    /// A client on the socket wants something.
+    Command {
+        /// Who.
+        client: ClientId,
+        /// What.
+        command: Command,
+    },
+    /// A client hung up.
+    ClientGone(ClientId),
+    /// The ticker was stopped; its worst delay since it was started.
+    TickerStopped {
+        /// Delay beyond the tick's due time.
+        worst: Duration,
+    },
+    /// The moment that [`Agent::next_timeout`](crate::decide::Agent::next_timeout) named has come.
+    Timer,
+}
+
+/// How a probe went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sample {
+    /// It succeeded, in this time.
+    Took(Duration),
+    /// It failed or took longer than its timeout: no latency, neither fast nor slow.
+    Failed(String),
+}
+
+/// What is known of the port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PortState {
+    /// There is none (yet), or it cannot be opened; why.
+    Missing(String),
+    /// Open; no host process at its other end.
+    HostAbsent,
+    /// Open, and somebody listens.
+    Up,
+}
+
+/// A connection to the socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClientId(pub u64);
+
+/// One line of a client on the socket, as JSON.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case")]
+pub enum Command {
+    /// How things stand.
+    Status,
+    /// What was.
+    History,
+    /// What happens from now on: one line per event until the client hangs up.
+    Watch,
+    /// Ask to be moved.
+    Migrate(Migrate),
+    /// Numbered round trips through both daemons.
+    Ping(Ping),
+}
+
+/// The customer's own request.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Migrate {
+    /// One of the operator's regions.
+    pub region: Option<String>,
+    /// Better nowhere than here.
+    pub avoid_this_host: bool,
+    /// Pointless when not begun within this many seconds.
+    pub deadline_s: Option<u32>,
+    /// Longest downtime borne, in milliseconds.
+    pub max_downtime_ms: Option<u32>,
+    /// Techniques never to use, by name.
+    pub never: Vec<String>,
+    /// Watch from now on, as with [`Command::Watch`].
+    pub watch: bool,
+}
+
+/// Numbered round trips.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Ping {
+    /// How many.
+    pub count: u32,
+    /// From one to the next, in milliseconds.
+    pub interval_ms: u32,
+    /// After the last one was sent, wait this long for what is missing, in seconds.
+    pub wait_s: u32,
+}
+
+impl Default for Ping {
+    fn default() -> Self {
+        Self { count: 5, interval_ms: 200, wait_s: 60 }
+    }
+}
