@@ -14,33 +14,43 @@ pub(crate) struct Cpuset {
 }
 
 impl Cpuset {
-    /// Makes the cgroup `name`, whose processes run on `cpu` only. `before` hears the path first.
-    pub(crate) fn create(name: &str, cpu: usize, before: impl FnOnce(&Path) -> Result<()>) -> Result<Cpuset> {
+    /// Makes the cgroup `name`, whose processes run on `cpu` only. `before` hears each path first, in the
+    /// order in which they can be removed.
+    pub(crate) fn create(name: &str, cpu: usize, before: impl Fn(&Path) -> Result<()>) -> Result<Cpuset> {
         let hierarchy = Hierarchy::find()?;
-        hierarchy.delegate()?;
-        let path = hierarchy.root.join(name);
-        before(&path)?;
-        fs::create_dir(&path).doing(|| format!("making the cgroup {}", path.display()))?;
-        let cpuset = Cpuset { path };
-        cpuset.write("cpuset.cpus", &cpu.to_string())?;
+        let make =
+            |path: &Path| fs::create_dir(path).doing(|| format!("making the cgroup {}", path.display()));
+        let top = hierarchy.root.join(name);
         if !hierarchy.unified {
+            before(&top)?;
+            make(&top)?;
             // v1 leaves both empty, and lets nobody in before both are set.
+            write(&top.join("cpuset.cpus"), &cpu.to_string())?;
             let mems = fs::read_to_string(hierarchy.root.join("cpuset.mems"))
                 .doing(|| format!("reading cpuset.mems of {}", hierarchy.root.display()))?;
-            cpuset.write("cpuset.mems", mems.trim())?;
+            write(&top.join("cpuset.mems"), mems.trim())?;
+            return Ok(Cpuset { path: top });
         }
-        Ok(cpuset)
+        let path = top.join("cpus");
+        hierarchy.delegate()?;
+        before(&path)?;
+        before(&top)?;
+        make(&top)?;
+        // One that hands cpuset on keeps the machine's systemd from switching it off again above us.
+        write(&top.join("cgroup.subtree_control"), "+cpuset")?;
+        make(&path)?;
+        write(&path.join("cpuset.cpus"), &cpu.to_string())?;
+        Ok(Cpuset { path })
     }
 
     /// The file into which a process writes its PID to join.
     pub(crate) fn procs(&self) -> PathBuf {
         self.path.join("cgroup.procs")
     }
+}
 
-    fn write(&self, file: &str, value: &str) -> Result<()> {
-        let path = self.path.join(file);
-        fs::write(&path, value).doing(|| format!("writing {value:?} to {}", path.display()))
-    }
+fn write(path: &Path, value: &str) -> Result<()> {
+    fs::write(path, value).doing(|| format!("writing {value:?} to {}", path.display()))
 }
 
 struct Hierarchy {
@@ -71,9 +81,6 @@ impl Hierarchy {
 
     /// v2 hands a controller to children only where the parent says so.
     fn delegate(&self) -> Result<()> {
-        if !self.unified {
-            return Ok(());
-        }
         let file = self.root.join("cgroup.subtree_control");
         let enabled = fs::read_to_string(&file).doing(|| format!("reading {}", file.display()))?;
         if enabled.split_whitespace().any(|controller| controller == "cpuset") {
