@@ -299,6 +299,11 @@ impl<E: End> Session<E> {
         Ok(())
     }
 
+    /// Ends this end; what was not acknowledged, oldest first, for the next one to send.
+    pub fn into_undelivered(self) -> impl Iterator<Item = E::Out> {
+        self.queue.into_iter().flatten()
+    }
+
     /// Says something once, now or never. False: nobody to hear it.
     pub fn send_once(&mut self, message: E::Out) -> bool {
         let heard = self.is_established() && self.once.len() < WINDOW;

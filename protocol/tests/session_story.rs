@@ -295,6 +295,21 @@ fn a_peer_cannot_acknowledge_what_it_never_heard() {
     assert_eq!(delivered(&g).len(), 20);
 }
 
+#[test]
+fn what_was_not_delivered_is_handed_to_the_next_life() {
+    let (mut g, mut h) = met();
+    for n in 1..=3 {
+        h.session.send(pong(n)).unwrap();
+    }
+    let said = h.speak(200);
+    g.hear(200, &said[..said.len() - 5]);
+    let acknowledgement = g.speak(200);
+    h.hear(200, &acknowledgement);
+    assert_eq!(delivered(&h), [pong(1), pong(2)]);
+    h.session.send(pong(4)).unwrap();
+    assert_eq!(h.session.into_undelivered().collect::<Vec<_>>(), [pong(3), pong(4)]);
+}
+
 /// A version 1 hello from `epoch` to the guest 7, with this body.
 fn hello_frame(epoch: u64, hello_body: &[u8]) -> Vec<u8> {
     let mut body = vec![0];

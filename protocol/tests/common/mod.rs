@@ -130,6 +130,6 @@ pub fn number_of(message: &GuestToHost) -> u64 {
 pub fn numbers(mut bytes: &[u8]) -> Vec<u16> {
     let mut decoder = Decoder::new();
     std::iter::from_fn(|| decoder.next_frame(&mut bytes))
-        .map(|body| u16::from(body[0] & 0x7f) | u16::from(body[0] >> 7) * (u16::from(body[1]) << 7))
+        .map(|body| u16::from(body[0] & 0x7f) | (u16::from(body[0] >> 7) * u16::from(body[1])) << 7)
         .collect()
 }
