@@ -141,12 +141,16 @@ mapfile -t missing < <(missing_packages)
 if ! rust_is_new_enough; then
   say "no cargo and rustc of at least $MIN_RUST in PATH; taking Debian's rustc-web and cargo-web"
   [[ -n ${SUDO_USER:-} ]] && say "(rustup's of $SUDO_USER would do as well: sudo env \"PATH=\$PATH\" make demo)"
+  # Lists without Debian's security archive know an older one.
+  candidate=$(apt-cache policy rustc-web 2>/dev/null | awk '$1 == "Candidate:" {print $2}')
+  at_least "$MIN_RUST" "${candidate:-0}" || refresh_lists force
   missing+=(rustc-web cargo-web)
 fi
 if [[ ${#missing[@]} -gt 0 ]]; then
   install_packages "${missing[@]}"
   hash -r
-  rust_is_new_enough || fail "still no rustc of at least $MIN_RUST; found: $(rustc --version 2>&1 || true)"
+  rust_is_new_enough || fail "still no rustc of at least $MIN_RUST; found: $(rustc --version 2>&1 || true). \
+Debian 12 has 1.96 in bookworm-security (is it in the apt sources?); elsewhere: https://rustup.rs"
 fi
 # A list of modules that has grown since the cache was filled makes the cache old.
 cached_modules=$(cat "$cache/kernel/WANTED" 2>/dev/null || true)
