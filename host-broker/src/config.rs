@@ -31,6 +31,8 @@ struct Typed {
     aliases: TypedAliases,
     #[serde(default)]
     paths: TypedPaths,
+    #[serde(default)]
+    debug: TypedDebug,
 }
 
 #[derive(Debug, Deserialize)]
@@ -111,6 +113,12 @@ impl Default for TypedPaths {
     }
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TypedDebug {
+    record_links: Option<PathBuf>,
+}
+
 fn local_libvirt() -> String {
     "qemu:///system".into()
 }
@@ -127,6 +135,9 @@ pub struct Config {
     pub alias_key_file: Option<PathBuf>,
     pub socket: PathBuf,
     pub state: PathBuf,
+    /// Every byte sent to a guest is also appended to a file of its own in this directory. Grows without
+    /// bound: to find out what a guest was told, not for every day.
+    pub record_links: Option<PathBuf>,
 }
 
 /// One host of the pool.
@@ -289,6 +300,7 @@ impl Typed {
             alias_key_file: self.aliases.key_file,
             socket: self.paths.socket,
             state: self.paths.state,
+            record_links: self.debug.record_links,
         })
     }
 }

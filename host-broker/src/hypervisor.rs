@@ -24,6 +24,9 @@ pub enum HvError {
     /// said no, or the domain is not in a state for it (not running, no job to abort).
     #[error("{operation}: refused: {detail}")]
     Refused { operation: &'static str, detail: String },
+    /// The destination does not want it: its hook said no, its CPU is another.
+    #[error("{operation}: the destination refused: {detail}")]
+    RefusedThere { operation: &'static str, detail: String },
     /// The job was aborted, by us or by somebody else.
     #[error("{operation}: aborted: {detail}")]
     Aborted { operation: &'static str, detail: String },

@@ -21,6 +21,8 @@
 //!
 //! `tests/golden.rs` holds the bytes of every message of every version; a change there is a break.
 
+#![warn(missing_docs)]
+
 pub mod frame;
 pub mod guest_to_host;
 pub mod handshake;

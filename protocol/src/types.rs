@@ -327,6 +327,8 @@ open_enum! {
         BadRequest = 12 "bad-request",
         /// Another job holds the VM: a backup, or a move that somebody else began.
         Busy = 13 "busy",
+        /// The chosen destination refused it before anything was copied.
+        DestinationRefused = 14 "destination-refused",
     }
 }
 

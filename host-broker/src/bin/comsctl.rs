@@ -1,5 +1,7 @@
 //! `comsctl`: the operator's command line. Speaks to the local broker's socket.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "an answer of another kind is an error, whichever it is")]
+
 use clap::{Parser, Subcommand};
 use coms_broker::control::{GuestView, HostView, Reply, Request};
 use coms_broker::records::{MoveRecord, MoveState};

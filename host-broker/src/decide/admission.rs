@@ -36,7 +36,12 @@ impl Denial {
     }
 
     fn after(reason: DenyReason, wait: Duration) -> Self {
-        Self { reason, retry_after_s: Some(wait.as_secs().saturating_add(1).min(u32::MAX.into()) as u32) }
+        Self {
+            reason,
+            retry_after_s: Some(
+                wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)).min(u32::MAX.into()) as u32,
+            ),
+        }
     }
 }
 
@@ -146,10 +151,10 @@ mod tests {
         assert_eq!(ask(|s, _| s.enabled = false), denied(DenyReason::NotEnabled, None));
         assert_eq!(
             ask(|s, _| s.since_last_move = Some(Duration::from_secs(20))),
-            denied(DenyReason::Cooldown, Some(41))
+            denied(DenyReason::Cooldown, Some(40))
         );
         assert_eq!(ask(|s, _| s.moves_running = 2), denied(DenyReason::TooManyMoves, Some(15)));
-        assert_eq!(ask(|s, _| s.requests_last_minute = 4), denied(DenyReason::TooOften, Some(61)));
+        assert_eq!(ask(|s, _| s.requests_last_minute = 4), denied(DenyReason::TooOften, Some(60)));
     }
 
     #[test]

@@ -40,9 +40,8 @@ impl Broker {
         match judge(&ticket, me, &guest.domain, now.unix_ms) {
             Standing::Arriving => {
                 guest.undecided = true;
-                if now.unix_ms > ticket.written_unix_ms.saturating_add(FRESH_TICKET_MS)
-                    && guest.arrival.is_none()
-                {
+                let too_old = now.unix_ms > ticket.written_unix_ms.saturating_add(FRESH_TICKET_MS);
+                if guest.arrival.is_none() && (too_old || ticket.expires_unix_ms < now.unix_ms) {
                     guest.outdated_attempt = Some(ticket.attempt);
                 } else if !outdated && guest.arrival.is_none() {
                     guest.arrival = Some(Arrival { ticket, stage: Stage::Coming, told: None });

@@ -90,14 +90,12 @@ pub enum Move {
     },
     Running {
         plan: Plan,
-        ticket: Ticket,
         started: Duration,
         rounds: u32,
         time_limit_hit: bool,
     },
     Unclear {
         plan: Plan,
-        ticket: Ticket,
         rounds: u32,
         time_limit_hit: bool,
         error: Option<HvError>,
@@ -154,7 +152,6 @@ pub struct Plan {
     /// Only to a host that is less busy: the guest complains of this one.
     pub wants_relief: bool,
     pub received: Duration,
-    pub received_unix_ms: u64,
     /// The guest was told that it is accepted.
     pub accepted: bool,
     pub destination: Option<String>,

@@ -87,7 +87,8 @@ impl History {
             let span = last_at.saturating_sub(*at);
             (span >= SHORTEST).then(|| (d.cpu_time_ns - ns) as f64 / span.as_nanos() as f64)
         });
-        Some(work.sum())
+        // From +0: an empty sum would be -0.
+        Some(work.fold(0.0, |a, b| a + b))
     }
 }
 

@@ -30,9 +30,10 @@ use crate::config::{Config, Host};
 use crate::event::{Event, LinkEvent, Now};
 use crate::hypervisor::{Domain, DomainState, HvError, HvEvent};
 use crate::records::MoveRecord;
+use admission::Denial;
 use coms_protocol::guest_to_host::GuestToHost;
 use coms_protocol::host_to_guest::{HostHello, HostToGuest};
-use coms_protocol::types::{MigrationId, Place, Text};
+use coms_protocol::types::{DenyReason, MigrationId, Place, Text};
 use guest::{Guest, Move};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -177,24 +178,36 @@ impl Broker {
     fn unseen(&mut self, now: Now, uuid: Uuid, error: &HvError) {
         match error {
             HvError::NoDomain { .. } => self.forget(now, uuid),
-            HvError::Unreachable { .. }
-            | HvError::Busy { .. }
-            | HvError::Refused { .. }
+            // Known already from the connection; what matters is looked at again.
+            HvError::Unreachable { .. } | HvError::Busy { .. } => {}
+            HvError::Refused { .. }
+            | HvError::RefusedThere { .. }
             | HvError::Aborted { .. }
-            | HvError::Other { .. } => self.log(Level::Warn, Some(uuid), error.to_string()),
+            | HvError::Other { .. } => {
+                self.log(Level::Warn, Some(uuid), error.to_string());
+            }
         }
     }
 
     /// The domain is not on this host (any more).
     fn forget(&mut self, now: Now, uuid: Uuid) {
-        if self.guests.get(&uuid).is_some_and(|g| g.mv.may_have_left()) {
-            // The migrate call, or the next look, tells whether it left or was destroyed.
-            self.left(now, uuid);
-        }
-        self.arrival_lost(now, uuid);
-        if self.guests.remove(&uuid).is_some_and(|g| g.attached.is_some()) {
+        let Some(guest) = self.guests.get_mut(&uuid) else { return };
+        if guest.attached.take().is_some() {
+            guest.agent = None;
             self.out.push(Action::Detach { uuid });
         }
+        match &guest.mv {
+            // The call is about to tell whether it left or was destroyed on the way.
+            Move::Running { .. } => return,
+            Move::Unclear { .. } => self.left(now, uuid),
+            Move::Choosing(_) | Move::WritingTicket { .. } => {
+                let gone = Denial::new(DenyReason::CannotMove);
+                self.call_off(now, uuid, gone, Some("the domain is gone".into()));
+            }
+            Move::None => {}
+        }
+        self.arrival_lost(now, uuid);
+        self.guests.remove(&uuid);
     }
 
     fn sampled(&mut self, now: Now, host: &str, result: Result<crate::hypervisor::HostSample, HvError>) {

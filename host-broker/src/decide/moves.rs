@@ -105,7 +105,7 @@ impl Broker {
         let requests = plan.requests.clone();
         let waited = now.mono.saturating_sub(plan.received);
         guest.domain.ticket_xml = Some(ticket.to_xml());
-        guest.mv = Move::Running { plan, ticket, started: now.mono, rounds: 0, time_limit_hit: false };
+        guest.mv = Move::Running { plan, started: now.mono, rounds: 0, time_limit_hit: false };
         for request in requests {
             self.tell(uuid, Accepted { request, migration });
         }
@@ -202,10 +202,9 @@ impl Broker {
                 guest.mv = mv;
                 self.left(now, uuid);
             }
-            (Err(e), Move::Running { plan, ticket, rounds, time_limit_hit, .. }) => {
+            (Err(e), Move::Running { plan, rounds, time_limit_hit, .. }) => {
                 guest.mv = Move::Unclear {
                     plan,
-                    ticket,
                     rounds,
                     time_limit_hit,
                     error: Some(e.clone()),
@@ -251,7 +250,8 @@ impl Broker {
         };
         match guest.domain.state {
             DomainState::Running { .. } if !guest.domain.job_active => {
-                let (plan, end) = (plan.clone(), end_of(error.as_ref(), *rounds, *time_limit_hit));
+                let (plan, end) =
+                    (plan.clone(), end_of(error.as_ref(), *rounds, *time_limit_hit, &self.config.me.libvirt));
                 self.did_not_leave(now, uuid, &plan, end);
             }
             DomainState::Running { .. } | DomainState::RunningPostCopy | DomainState::Incoming => {}
@@ -283,7 +283,6 @@ impl Broker {
             only: None,
             wants_relief: false,
             received: now.mono,
-            received_unix_ms: ticket.written_unix_ms,
             accepted: true,
             destination: self.host_by_uuid(ticket.destination).map(|h| h.name.clone()),
             considered: Vec::new(),
@@ -356,15 +355,20 @@ enum End {
     Cancelled(Initiator),
 }
 
-fn end_of(error: Option<&HvError>, rounds: u32, time_limit_hit: bool) -> End {
+fn end_of(error: Option<&HvError>, rounds: u32, time_limit_hit: bool, my_libvirt: &str) -> End {
     match error {
         _ if time_limit_hit => End::Failed(FailReason::TimeLimit),
         None => End::Failed(FailReason::Unexplained),
         // Not by us: we abort for the time limit only.
         Some(HvError::Aborted { .. }) => End::Cancelled(Initiator::Foreign),
         Some(HvError::Refused { .. }) if rounds == 0 => End::Denied(DenyReason::CannotMove),
-        Some(HvError::Refused { .. }) => End::Failed(FailReason::DestinationRefused),
+        Some(HvError::RefusedThere { .. }) if rounds == 0 => End::Denied(DenyReason::DestinationRefused),
+        Some(HvError::Refused { .. } | HvError::RefusedThere { .. }) => {
+            End::Failed(FailReason::DestinationRefused)
+        }
         Some(HvError::Busy { .. }) if rounds == 0 => End::Denied(DenyReason::Busy),
+        // Our own libvirtd went away in the middle, and with it the reason.
+        Some(HvError::Unreachable { uri, .. }) if uri == my_libvirt => End::Failed(FailReason::Unexplained),
         Some(HvError::Unreachable { .. }) => End::Failed(FailReason::DestinationLost),
         Some(HvError::Busy { .. } | HvError::NoDomain { .. } | HvError::Other { .. }) => {
             End::Failed(FailReason::SourceError)

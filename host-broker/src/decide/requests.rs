@@ -149,7 +149,6 @@ impl Broker {
             only: wish.only,
             wants_relief: wish.wants_relief,
             received: now.mono,
-            received_unix_ms: now.unix_ms,
             accepted: false,
             destination: None,
             considered: Vec::new(),

@@ -1,1 +1,494 @@
+//! The broker's decisions as scripts, and as a search for an order of events that breaks a promise.
 
+use super::Broker;
+use crate::action::Action;
+use crate::alias::AliasKey;
+use crate::config::Config;
+use crate::event::{Answer, Event, LinkEvent, Now};
+use crate::hypervisor::{Domain, DomainState, HostSample, HvError, HvEvent, JobFigures, Needs};
+use crate::ticket::Ticket;
+use coms_protocol::guest_to_host::{GuestHello, GuestToHost, Request, Waiting, Wishes};
+use coms_protocol::host_to_guest::HostToGuest;
+use coms_protocol::types::{DenyReason, FailReason, List, MigrationId, RequestId, RequestReason, Text};
+use proptest::prelude::*;
+use std::path::Path;
+use std::time::Duration;
+use uuid::Uuid;
+
+const VM: Uuid = Uuid::from_u128(7);
+const H1: Uuid = Uuid::from_u128(0xa1);
+const H2: Uuid = Uuid::from_u128(0xa2);
+
+/// A broker and everything it has asked of the world so far.
+struct World {
+    broker: Broker,
+    now: Now,
+    actions: Vec<Action>,
+}
+
+fn config(me: &str, other: &str) -> Config {
+    let text = format!(
+        "[host]\nname = \"{me}\"\nregion = \"r\"\n[[hosts]]\nname = \"{other}\"\nregion = \"s\"\n\
+         libvirt = \"qemu+tcp://{other}/system\"\n[guests]\nenabled = [\"vm*\"]\n[limits]\ncooldown_s = 60\n"
+    );
+    Config::parse(Path::new("broker.toml"), &text).unwrap()
+}
+
+fn sample(host_uuid: Uuid) -> HostSample {
+    HostSample { cpus: 1, memory_kib: 16 << 20, host_uuid: Some(host_uuid), domains: Vec::new() }
+}
+
+fn domain(state: DomainState) -> Domain {
+    Domain {
+        uuid: VM,
+        name: "vm1".into(),
+        state,
+        persistent: true,
+        autostart: false,
+        channel: Some("/chan".into()),
+        memory_kib: 1 << 20,
+        vcpus: 1,
+        needs: Needs { virt_type: "qemu".into(), arch: "x86_64".into(), machine: "pc".into() },
+        ticket_xml: None,
+        job_active: false,
+    }
+}
+
+fn other_error() -> HvError {
+    HvError::Other { operation: "migrate", code: 1, domain: 1, detail: "qemu+tcp://h2/system said no".into() }
+}
+
+impl World {
+    /// Host `me` with the other host answering, nothing running.
+    fn new(me: &str, other: &str, my_uuid: Uuid, other_uuid: Uuid) -> World {
+        let mut counter = 0;
+        let draw = Box::new(move || {
+            counter += 1;
+            counter
+        });
+        let broker = Broker::new(config(me, other), AliasKey::new(b"k"), Vec::new(), draw);
+        let now = Now { mono: Duration::from_secs(100), unix_ms: 1_000_000 };
+        let mut world = World { broker, now, actions: Vec::new() };
+        world.event(Event::Hypervisor(HvEvent::Connected));
+        for _ in 0..2 {
+            world.event(Event::Sampled { host: me.into(), result: Ok(sample(my_uuid)) });
+            world.event(Event::Sampled { host: other.into(), result: Ok(sample(other_uuid)) });
+            world.pass(2);
+        }
+        world
+    }
+
+    fn source() -> World {
+        let mut world = World::new("h1", "h2", H1, H2);
+        world.look(domain(DomainState::Running { arrived: false }));
+        world.hello(&[]);
+        world
+    }
+
+    fn destination() -> World {
+        World::new("h2", "h1", H2, H1)
+    }
+
+    fn pass(&mut self, seconds: u64) {
+        self.now.mono += Duration::from_secs(seconds);
+        self.now.unix_ms += seconds * 1000;
+    }
+
+    fn event(&mut self, event: Event) -> Vec<Action> {
+        let actions = self.broker.handle(self.now, event);
+        self.actions.extend(actions.clone());
+        actions
+    }
+
+    fn look(&mut self, domain: Domain) -> Vec<Action> {
+        self.event(Event::Domain { uuid: VM, result: Ok(domain) })
+    }
+
+    fn hello(&mut self, waiting: &[(u64, Option<u64>)]) -> Vec<Action> {
+        let waiting =
+            waiting.iter().map(|(r, m)| Waiting { request: RequestId(*r), migration: m.map(MigrationId) });
+        let hello = GuestHello { agent: Text::clipped("test"), waiting: List::clipped(waiting) };
+        self.event(Event::Link { uuid: VM, event: LinkEvent::Established { hello } })
+    }
+
+    fn ask(&mut self, id: u64, wishes: Wishes) -> Vec<Action> {
+        let request =
+            Request { id: RequestId(id), reason: RequestReason::Manual, evidence: List::default(), wishes };
+        self.event(Event::Link { uuid: VM, event: LinkEvent::Said(GuestToHost::Request(request)) })
+    }
+
+    fn hosts_answer(&mut self, migration: MigrationId) -> Vec<Action> {
+        let answers = vec![Answer { host: "h2".into(), can_run: Ok(()), has_it: false }];
+        self.event(Event::Surveyed { uuid: VM, migration, answers })
+    }
+
+    /// From the request to the migrate call.
+    fn move_begins(&mut self, id: u64) -> (MigrationId, Ticket) {
+        let actions = self.ask(id, Wishes::default());
+        let Some(Action::Survey { migration, .. }) = find(&actions, |a| matches!(a, Action::Survey { .. }))
+        else {
+            panic!("no survey: {actions:?}");
+        };
+        let actions = self.hosts_answer(migration);
+        let Some(Action::WriteTicket { xml, .. }) =
+            find(&actions, |a| matches!(a, Action::WriteTicket { .. }))
+        else {
+            panic!("no ticket: {actions:?}");
+        };
+        let actions = self.event(Event::TicketWritten { uuid: VM, migration, result: Ok(()) });
+        assert!(find(&actions, |a| matches!(a, Action::Migrate { .. })).is_some(), "{actions:?}");
+        (migration, Ticket::from_xml(&xml).unwrap())
+    }
+
+    fn told(&self) -> Vec<HostToGuest> {
+        told(&self.actions)
+    }
+}
+
+fn find(actions: &[Action], wanted: impl Fn(&Action) -> bool) -> Option<Action> {
+    actions.iter().find(|a| wanted(a)).cloned()
+}
+
+fn told(actions: &[Action]) -> Vec<HostToGuest> {
+    let told = |a: &Action| if let Action::Tell { message, .. } = a { Some(message.clone()) } else { None };
+    actions.iter().filter_map(told).collect()
+}
+
+fn denied(actions: &[Action]) -> Vec<DenyReason> {
+    let reason = |m| if let HostToGuest::Denied(d) = m { Some(d.reason) } else { None };
+    told(actions).into_iter().filter_map(reason).collect()
+}
+
+#[test]
+fn a_request_becomes_a_ticket_then_a_migration() {
+    let mut w = World::source();
+    let (migration, ticket) = w.move_begins(1);
+    assert_eq!((ticket.source, ticket.destination, ticket.request), (H1, H2, Some(RequestId(1))));
+    assert!(
+        matches!(w.told()[..], [HostToGuest::Accepted(_), HostToGuest::Notice(n)] if n.migration == migration)
+    );
+    w.event(Event::Hypervisor(HvEvent::Left { uuid: VM }));
+    w.event(Event::Returned { uuid: VM, migration, result: Ok(()) });
+    assert_eq!(w.told().len(), 2, "the outcome is told where the VM is, not here");
+}
+
+#[test]
+fn no_ticket_no_move() {
+    let mut w = World::source();
+    let actions = w.ask(1, Wishes::default());
+    assert!(matches!(actions[..], [Action::Survey { .. }]));
+    w.hosts_answer(MigrationId(1));
+    let busy = HvError::Busy { operation: "set ticket", detail: String::new() };
+    let actions = w.event(Event::TicketWritten { uuid: VM, migration: MigrationId(1), result: Err(busy) });
+    assert_eq!(denied(&actions), [DenyReason::Busy]);
+    assert!(find(&w.actions, |a| matches!(a, Action::Migrate { .. })).is_none());
+}
+
+#[test]
+fn the_same_request_again_gets_the_same_answer() {
+    let mut w = World::source();
+    let wishes = Wishes { region: Some(Text::clipped("nowhere")), ..Wishes::default() };
+    w.ask(1, wishes.clone());
+    let first = denied(&w.hosts_answer(MigrationId(1)));
+    assert_eq!(first, [DenyReason::NoDestinationInRegion]);
+    let again = w.ask(1, wishes);
+    assert_eq!(denied(&again), first);
+    assert!(find(&again, |a| matches!(a, Action::Survey { .. })).is_none());
+}
+
+#[test]
+fn a_second_request_is_answered_by_the_first_ones_move() {
+    let mut w = World::source();
+    let (migration, _) = w.move_begins(1);
+    let actions = w.ask(2, Wishes::default());
+    assert!(matches!(told(&actions)[..], [HostToGuest::AlreadyRunning(a)] if a.migration == migration));
+    w.event(Event::Returned { uuid: VM, migration, result: Err(other_error()) });
+    let actions = w.look(domain(DomainState::Running { arrived: false }));
+    let failed: Vec<_> = told(&actions).into_iter().filter(|m| matches!(m, HostToGuest::Failed(_))).collect();
+    assert_eq!(failed.len(), 2, "{actions:?}");
+    assert!(find(&actions, |a| matches!(a, Action::ClearTicket { .. })).is_some());
+}
+
+#[test]
+fn an_error_is_not_believed_before_the_domain_was_seen() {
+    let mut w = World::source();
+    let (migration, _) = w.move_begins(1);
+    let actions = w.event(Event::Returned { uuid: VM, migration, result: Err(other_error()) });
+    assert!(told(&actions).is_empty() && find(&actions, |a| matches!(a, Action::Look { .. })).is_some());
+    let mut busy = domain(DomainState::Running { arrived: false });
+    busy.job_active = true;
+    assert!(told(&w.look(busy)).is_empty(), "a job still runs");
+    let gone = HvError::NoDomain { operation: "look", detail: String::new() };
+    let actions = w.event(Event::Domain { uuid: VM, result: Err(gone) });
+    assert!(told(&actions).is_empty(), "it left after all: the destination tells");
+}
+
+#[test]
+fn a_paused_leftover_raises_one_alarm_and_tells_nothing() {
+    let mut w = World::source();
+    let (migration, _) = w.move_begins(1);
+    w.event(Event::Returned { uuid: VM, migration, result: Err(other_error()) });
+    for _ in 0..3 {
+        w.look(domain(DomainState::Paused { migration: true }));
+    }
+    let alarms =
+        w.actions.iter().filter(|a| matches!(a, Action::Log { level: crate::action::Level::Alarm, .. }));
+    assert_eq!(alarms.count(), 1);
+    assert_eq!(w.told().len(), 2);
+}
+
+#[test]
+fn the_time_limit_aborts_once_and_says_so() {
+    let mut w = World::source();
+    let (migration, _) = w.move_begins(1);
+    w.pass(601);
+    assert!(find(&w.event(Event::Tick), |a| matches!(a, Action::Abort { .. })).is_some());
+    assert!(find(&w.event(Event::Tick), |a| matches!(a, Action::Abort { .. })).is_none());
+    let aborted = HvError::Aborted { operation: "migrate", detail: String::new() };
+    w.event(Event::Returned { uuid: VM, migration, result: Err(aborted) });
+    let actions = w.look(domain(DomainState::Running { arrived: false }));
+    assert!(matches!(told(&actions)[..], [HostToGuest::Failed(f)] if f.reason == FailReason::TimeLimit));
+}
+
+#[test]
+fn a_host_that_does_not_answer_is_not_asked() {
+    let mut w = World::source();
+    w.pass(20);
+    let actions = w.ask(1, Wishes::default());
+    assert!(matches!(&actions[..], [Action::Survey { hosts, .. }] if hosts.is_empty()), "{actions:?}");
+    let actions = w.event(Event::Surveyed { uuid: VM, migration: MigrationId(1), answers: Vec::new() });
+    assert_eq!(denied(&actions), [DenyReason::NoDestination]);
+}
+
+fn arriving(ticket: Ticket, state: DomainState) -> Domain {
+    Domain { ticket_xml: Some(ticket.to_xml()), ..domain(state) }
+}
+
+fn ticket(w: &World) -> Ticket {
+    let mut source = World::source();
+    let (_, ticket) = source.move_begins(1);
+    Ticket { written_unix_ms: w.now.unix_ms, expires_unix_ms: w.now.unix_ms + 600_000, ..ticket }
+}
+
+#[test]
+fn the_destination_tells_only_after_finish_and_clears_after_the_guest_knows() {
+    let mut w = World::destination();
+    let t = ticket(&w);
+    let actions = w.look(arriving(t, DomainState::Incoming));
+    assert!(find(&actions, |a| matches!(a, Action::Attach { .. })).is_some(), "attached before it runs");
+    assert!(w.told().is_empty());
+    // The guest may resume, and speak, before libvirt says Finish.
+    w.hello(&[(1, Some(t.migration.0))]);
+    assert!(w.told().is_empty(), "{:?}", w.told());
+    w.event(Event::Hypervisor(HvEvent::Arrived { uuid: VM }));
+    let figures = Some(Box::new(JobFigures { downtime_ms: Some(31), ..JobFigures::default() }));
+    w.event(Event::Figures { uuid: VM, migration: t.migration, figures });
+    let told = w.told();
+    let [HostToGuest::Completed(c)] = &told[..] else { panic!("{told:?}") };
+    assert_eq!((c.request, c.figures.downtime_ms), (Some(RequestId(1)), Some(31)));
+    assert!(find(&w.actions, |a| matches!(a, Action::ClearTicket { .. })).is_none());
+    let actions = w.event(Event::Link { uuid: VM, event: LinkEvent::Delivered(told[0].clone()) });
+    assert!(find(&actions, |a| matches!(a, Action::ClearTicket { .. })).is_some());
+}
+
+#[test]
+fn figures_that_never_come_do_not_hold_up_the_outcome() {
+    let mut w = World::destination();
+    let t = ticket(&w);
+    w.look(arriving(t, DomainState::Incoming));
+    w.event(Event::Hypervisor(HvEvent::Arrived { uuid: VM }));
+    w.pass(1);
+    w.event(Event::Tick);
+    assert!(matches!(&w.told()[..], [HostToGuest::Completed(c)] if c.figures.downtime_ms.is_none()));
+}
+
+#[test]
+fn tickets_without_effect_never_yield_completed_and_are_removed() {
+    let expired = |w: &World, t: Ticket| Ticket {
+        written_unix_ms: w.now.unix_ms - 5000,
+        expires_unix_ms: w.now.unix_ms - 1,
+        ..t
+    };
+    let elsewhere = |_: &World, t: Ticket| Ticket { destination: Uuid::from_u128(0xbad), ..t };
+    let older = |w: &World, t: Ticket| Ticket { written_unix_ms: w.now.unix_ms - 61_000, ..t };
+    let same = |_: &World, t: Ticket| Ticket { source: H2, ..t };
+    let cases: [(&str, &dyn Fn(&World, Ticket) -> Ticket); 4] = [
+        ("expired", &expired),
+        ("for another host", &elsewhere),
+        ("of an older attempt", &older),
+        ("from here to here", &same),
+    ];
+    for (name, change) in cases {
+        let mut w = World::destination();
+        let t = change(&w, ticket(&w));
+        w.look(arriving(t, DomainState::Incoming));
+        w.event(Event::Hypervisor(HvEvent::Arrived { uuid: VM }));
+        w.look(arriving(t, DomainState::Running { arrived: true }));
+        w.pass(2);
+        w.event(Event::Tick);
+        w.hello(&[(1, Some(t.migration.0))]);
+        let completed = w.told().iter().any(|m| matches!(m, HostToGuest::Completed(_)));
+        assert!(!completed, "a ticket {name} yielded completed");
+        assert!(
+            find(&w.actions, |a| matches!(a, Action::ClearTicket { .. })).is_some(),
+            "a ticket {name} stays"
+        );
+        assert!(
+            w.told().iter().any(|m| matches!(m, HostToGuest::Resend(_))),
+            "{name}: the guest is left waiting"
+        );
+    }
+}
+
+#[test]
+fn a_restarted_destination_still_tells() {
+    let mut w = World::destination();
+    let t = ticket(&w);
+    w.event(Event::Domains(Ok(vec![arriving(t, DomainState::Running { arrived: true })])));
+    w.event(Event::Figures { uuid: VM, migration: t.migration, figures: None });
+    assert!(matches!(&w.told()[..], [HostToGuest::Completed(_)]));
+}
+
+#[test]
+fn a_restarted_source_finds_that_its_vm_did_not_leave() {
+    let mut w = World::new("h1", "h2", H1, H2);
+    let t = ticket(&w);
+    w.look(arriving(t, DomainState::Running { arrived: false }));
+    assert!(matches!(&w.told()[..], [HostToGuest::Failed(f)] if f.request == Some(RequestId(1))));
+    assert!(find(&w.actions, |a| matches!(a, Action::ClearTicket { .. })).is_some());
+}
+
+#[test]
+fn what_a_hello_claims_is_asked_for_again_not_believed() {
+    let mut w = World::source();
+    let actions = w.hello(&[(5, Some(99))]);
+    assert!(matches!(told(&actions)[..], [HostToGuest::Resend(r)] if r.request == RequestId(5)));
+}
+
+#[test]
+fn nothing_told_to_a_guest_names_a_host() {
+    let mut w = World::destination();
+    let t = ticket(&w);
+    w.look(arriving(t, DomainState::Incoming));
+    w.event(Event::Hypervisor(HvEvent::Arrived { uuid: VM }));
+    w.event(Event::Figures { uuid: VM, migration: t.migration, figures: None });
+    for message in w.told() {
+        let text = format!("{message:?}");
+        for secret in ["h1", "h2", "qemu", "tcp", "system"] {
+            assert!(!text.contains(secret), "{secret} in {text}");
+        }
+    }
+}
+
+/// Anything that may happen to a source broker, in any order.
+#[derive(Debug, Clone)]
+enum Step {
+    Ask(u64),
+    Hello(Vec<u64>),
+    Surveyed(bool),
+    Written(bool),
+    Returned(u8),
+    Look(u8, bool),
+    Gone,
+    Left,
+    Tick(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        (1u64..4).prop_map(Step::Ask),
+        prop::collection::vec(1u64..4, 0..3).prop_map(Step::Hello),
+        any::<bool>().prop_map(Step::Surveyed),
+        prop::bool::weighted(0.8).prop_map(Step::Written),
+        (0u8..4).prop_map(Step::Returned),
+        (0u8..4, any::<bool>()).prop_map(|(s, j)| Step::Look(s, j)),
+        Just(Step::Gone),
+        Just(Step::Left),
+        (1u64..400).prop_map(Step::Tick),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+    /// In every order of events: no migrate call without its ticket, never two at once, never two different
+    /// final answers to one request, and `Completed` never from a source.
+    #[test]
+    fn no_order_of_events_breaks_a_promise(steps in prop::collection::vec(step(), 1..60)) {
+        let mut w = World::source();
+        let mut migration = MigrationId(0);
+        let mut written: Option<MigrationId> = None;
+        let mut running: Option<MigrationId> = None;
+        let mut finals: std::collections::BTreeMap<RequestId, HostToGuest> = Default::default();
+        for step in steps {
+            let may_have_ended = matches!(step, Step::Look(..) | Step::Gone | Step::Left | Step::Returned(0));
+            let actions = match step {
+                Step::Ask(id) => w.ask(id, Wishes::default()),
+                Step::Hello(ids) => w.hello(&ids.iter().map(|i| (*i, None)).collect::<Vec<_>>()),
+                Step::Surveyed(true) => w.hosts_answer(migration),
+                Step::Surveyed(false) => w.event(Event::Surveyed { uuid: VM, migration, answers: Vec::new() }),
+                Step::Written(ok) => {
+                    let result = if ok { Ok(()) } else { Err(other_error()) };
+                    written = ok.then_some(migration);
+                    w.event(Event::TicketWritten { uuid: VM, migration, result })
+                }
+                Step::Returned(how) => {
+                    let result = match how {
+                        0 => Ok(()),
+                        1 => Err(other_error()),
+                        2 => Err(HvError::Aborted { operation: "migrate", detail: String::new() }),
+                        _ => Err(HvError::Refused { operation: "migrate", detail: String::new() }),
+                    };
+                    w.event(Event::Returned { uuid: VM, migration, result })
+                }
+                Step::Look(state, job) => {
+                    let state = [
+                        DomainState::Running { arrived: false },
+                        DomainState::Paused { migration: true },
+                        DomainState::Other,
+                        DomainState::ShutOff,
+                    ][usize::from(state)];
+                    w.look(Domain { job_active: job, ..domain(state) })
+                }
+                Step::Gone => w.event(Event::Domain { uuid: VM, result: Err(HvError::NoDomain { operation: "look", detail: String::new() }) }),
+                Step::Left => w.event(Event::Hypervisor(HvEvent::Left { uuid: VM })),
+                Step::Tick(seconds) => {
+                    w.pass(seconds);
+                    w.event(Event::Sampled { host: "h2".into(), result: Ok(sample(H2)) });
+                    w.event(Event::Tick)
+                }
+            };
+            for action in &actions {
+                match action {
+                    Action::Survey { migration: m, .. } => migration = *m,
+                    Action::Migrate { migration: m, spec } => {
+                        prop_assert_eq!(written, Some(*m), "a migrate call without its ticket");
+                        prop_assert!(running.is_none(), "two migrate calls at once");
+                        prop_assert_eq!(spec.uuid, VM);
+                        running = Some(*m);
+                    }
+                    Action::Tell { message, .. } => {
+                        let request = match message {
+                            HostToGuest::Denied(d) => Some(d.request),
+                            HostToGuest::Failed(f) => f.request,
+                            HostToGuest::Cancelled(c) => c.request,
+                            HostToGuest::Completed(_) => return Err(TestCaseError::fail("a source told completed")),
+                            _ => None,
+                        };
+                        if let Some(request) = request {
+                            // A domain that went away took its broker's memory of it along.
+                            let before = finals.insert(request, message.clone());
+                            prop_assert!(before.is_none_or(|b| b == *message), "two final answers to {}", request);
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            if may_have_ended && w.broker.guests.get(&VM).is_none_or(|g| g.mv.is_none()) {
+                running = None;
+            }
+            if !w.broker.guests.contains_key(&VM) {
+                finals.clear();
+            }
+        }
+    }
+}

@@ -38,7 +38,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         let remote = (host.name != config.me.name).then(|| host.libvirt.clone());
         tokio::spawn(sample(libvirt.clone(), host.name.clone(), remote, tx.clone()));
     }
-    let mut executor = Executor::new(libvirt, tx, callers, state, config.me.name.clone());
+    let mut executor = Executor::new(libvirt, tx, callers, state, &config);
 
     let signals = |e| StartError::Runtime(e);
     let mut term = signal(SignalKind::terminate()).map_err(signals)?;

@@ -5,6 +5,7 @@ use super::guest_links::Links;
 use super::libvirt::Libvirt;
 use super::state::State;
 use crate::action::{Action, Level};
+use crate::config::Config;
 use crate::event::{Answer, Event};
 use crate::hypervisor::{JobFigures, MigrateSpec, Needs};
 use coms_protocol::types::MigrationId;
@@ -36,9 +37,10 @@ impl Executor {
         tx: mpsc::Sender<Event>,
         callers: Callers,
         state: State,
-        me: String,
+        config: &Config,
     ) -> Self {
-        Self { links: Links::new(tx.clone()), libvirt, tx, callers, state, me }
+        let links = Links::new(tx.clone(), config.record_links.clone());
+        Self { links, libvirt, tx, callers, state, me: config.me.name.clone() }
     }
 
     pub fn start(&mut self, action: Action) {
@@ -141,21 +143,22 @@ async fn survey(libvirt: &Libvirt, uuid: Uuid, needs: Needs, hosts: Vec<(String,
 
 async fn migrate(libvirt: Libvirt, tx: mpsc::Sender<Event>, migration: MigrationId, spec: MigrateSpec) {
     let uuid = spec.uuid;
-    let call = libvirt.migrate(spec);
-    tokio::pin!(call);
+    // Beside the call, not around it: a job that does not answer in switch-over must not hold back the end.
+    let progress = tokio::spawn(progress(libvirt.clone(), tx.clone(), uuid, migration));
+    let result = libvirt.migrate(spec).await;
+    progress.abort();
+    let _ = tx.send(Event::Returned { uuid, migration, result }).await;
+}
+
+async fn progress(libvirt: Libvirt, tx: mpsc::Sender<Event>, uuid: Uuid, migration: MigrationId) {
     let mut every = tokio::time::interval(PROGRESS_EVERY);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let result = loop {
-        tokio::select! {
-            result = &mut call => break result,
-            _ = every.tick() => {
-                if let Ok(Some(figures)) = libvirt.job(uuid).await {
-                    let _ = tx.try_send(Event::Progress { uuid, migration, figures: Box::new(figures) });
-                }
-            }
+    loop {
+        every.tick().await;
+        if let Ok(Some(figures)) = libvirt.job(uuid).await {
+            let _ = tx.try_send(Event::Progress { uuid, migration, figures: Box::new(figures) });
         }
-    };
-    let _ = tx.send(Event::Returned { uuid, migration, result }).await;
+    }
 }
 
 async fn completed_figures(libvirt: &Libvirt, uuid: Uuid) -> Option<JobFigures> {

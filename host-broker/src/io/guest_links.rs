@@ -10,13 +10,15 @@ use coms_protocol::guest_to_host::GuestToHost;
 use coms_protocol::host_to_guest::{HostHello, HostToGuest, Pong, TimeReply};
 use coms_protocol::session::{self, Epoch, Session};
 use std::collections::{HashMap, VecDeque};
-use std::io::ErrorKind;
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tracing::debug;
+use tracing::{debug, warn};
 use uuid::Uuid;
 
 /// Messages from the broker to one guest, waiting for its link.
@@ -31,6 +33,7 @@ const RECONNECT_MAX: Duration = Duration::from_secs(2);
 pub struct Links {
     tx: mpsc::Sender<Event>,
     links: HashMap<Uuid, Handle>,
+    record: Option<PathBuf>,
 }
 
 struct Handle {
@@ -44,8 +47,8 @@ enum Out {
 }
 
 impl Links {
-    pub fn new(tx: mpsc::Sender<Event>) -> Self {
-        Self { tx, links: HashMap::new() }
+    pub fn new(tx: mpsc::Sender<Event>, record: Option<PathBuf>) -> Self {
+        Self { tx, links: HashMap::new(), record }
     }
 
     pub fn attach(&mut self, uuid: Uuid, channel: PathBuf, hello: &HostHello) {
@@ -57,6 +60,7 @@ impl Links {
             hello: hello.clone(),
             outbox: rx,
             kept: VecDeque::new(),
+            record: self.record.as_deref().and_then(|dir| open_record(dir, uuid)),
             clock: Clock::start(),
         };
         self.links.insert(uuid, Handle { outbox, task: tokio::spawn(link.run(channel)) });
@@ -119,6 +123,8 @@ struct Link {
     outbox: mpsc::Receiver<Out>,
     /// Not acknowledged when the connection ended.
     kept: VecDeque<HostToGuest>,
+    /// Where every byte that goes to the guest is written too (`[debug] record_links`).
+    record: Option<File>,
     clock: Clock,
 }
 
@@ -187,6 +193,9 @@ impl Link {
                 ready = stream.writable(), if !unwritten.is_empty() => {
                     match ready.and_then(|()| stream.try_write(&unwritten)) {
                         Ok(n) => {
+                            if let Some(record) = &mut self.record {
+                                let _ = record.write_all(&unwritten[..n]);
+                            }
                             unwritten.drain(..n);
                             if unwritten.is_empty() { unwritten = Vec::new(); }
                         }
@@ -273,6 +282,13 @@ async fn sleep_until(at: Option<Instant>) {
     if let Some(at) = at {
         tokio::time::sleep_until(at).await;
     }
+}
+
+fn open_record(dir: &Path, uuid: Uuid) -> Option<File> {
+    let path = dir.join(format!("{uuid}.to-guest"));
+    let opened = std::fs::create_dir_all(dir)
+        .and_then(|()| OpenOptions::new().append(true).create(true).mode(0o600).open(&path));
+    opened.map_err(|e| warn!("{}: {e}; this link is not recorded", path.display())).ok()
 }
 
 fn shown(path: &Path) -> std::path::Display<'_> {

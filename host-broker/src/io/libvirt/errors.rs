@@ -25,6 +25,7 @@ impl Failure {
             Sort::NoDomain => HvError::NoDomain { operation, detail },
             Sort::Busy => HvError::Busy { operation, detail },
             Sort::Refused => HvError::Refused { operation, detail },
+            Sort::RefusedThere => HvError::RefusedThere { operation, detail },
             Sort::Aborted => HvError::Aborted { operation, detail },
             Sort::Other => HvError::Other {
                 operation,
@@ -42,6 +43,7 @@ enum Sort {
     NoDomain,
     Busy,
     Refused,
+    RefusedThere,
     Aborted,
     Other,
 }
@@ -59,7 +61,10 @@ fn sort(code: sys::virErrorNumber, domain: sys::virErrorDomain, message: &str) -
         // A second migration of the same domain is turned away at once, not after the lock's 30 s.
         sys::VIR_ERR_OPERATION_INVALID if message.contains("another migration job") => Sort::Busy,
 
-        // Somebody decided against it: libvirt, its configuration, a hook, access control. Asking again
+        // In a migration these come from the destination: its hook said no, its CPU is another.
+        sys::VIR_ERR_HOOK_SCRIPT_FAILED | sys::VIR_ERR_CPU_INCOMPATIBLE => Sort::RefusedThere,
+
+        // Somebody decided against it: libvirt, its configuration, access control. Asking again
         // without a change there gives the same answer.
         sys::VIR_ERR_MIGRATE_UNSAFE
         | sys::VIR_ERR_OPERATION_UNSUPPORTED
@@ -68,8 +73,6 @@ fn sort(code: sys::virErrorNumber, domain: sys::virErrorDomain, message: &str) -
         | sys::VIR_ERR_NO_SUPPORT
         | sys::VIR_ERR_OPERATION_DENIED
         | sys::VIR_ERR_ACCESS_DENIED
-        | sys::VIR_ERR_HOOK_SCRIPT_FAILED
-        | sys::VIR_ERR_CPU_INCOMPATIBLE
         | sys::VIR_ERR_DEVICE_MISSING
         | sys::VIR_ERR_XML_ERROR
         | sys::VIR_ERR_INVALID_ARG
@@ -132,7 +135,7 @@ mod tests {
                 "Migration without shared storage is unsafe",
                 Sort::Refused,
             ),
-            (VIR_ERR_HOOK_SCRIPT_FAILED, VIR_FROM_HOOK, "Hook script failed", Sort::Refused),
+            (VIR_ERR_HOOK_SCRIPT_FAILED, VIR_FROM_HOOK, "Hook script failed", Sort::RefusedThere),
             (VIR_ERR_OPERATION_INVALID, VIR_FROM_QEMU, "domain is not running", Sort::Refused),
             (
                 VIR_ERR_OPERATION_INVALID,

@@ -38,6 +38,7 @@ impl Jobs {
                 HvError::Busy { .. }
                 | HvError::Unreachable { .. }
                 | HvError::Refused { .. }
+                | HvError::RefusedThere { .. }
                 | HvError::Aborted { .. }
                 | HvError::Other { .. },
             ) => Job::Outgoing,

@@ -214,8 +214,8 @@ mod tests {
 
     /// libvirt's own test driver: a hypervisor inside the process, no daemon.
     const URI: &str = "test:///default";
-    const SOON: Duration = Duration::from_millis(100);
-    const LONG: Duration = Duration::from_millis(400);
+    const SOON: Duration = Duration::from_millis(300);
+    const LONG: Duration = Duration::from_millis(1500);
 
     fn lane(threads: usize, up: bool) -> Lane {
         start_event_loop().unwrap();
@@ -251,7 +251,9 @@ mod tests {
         run(async {
             let lane = lane(1, true);
             assert_eq!(quick(&lane).await, Ok(true));
-            assert_eq!(detail(slow(&lane).await), "no answer within 100ms");
+            assert_eq!(detail(slow(&lane).await), "no answer within 300ms");
+            // The thread began a moment after its caller.
+            tokio::time::sleep(SOON / 2).await;
             let asked = Instant::now();
             assert_eq!(detail(quick(&lane).await), "still waiting for the previous call");
             assert!(asked.elapsed() < SOON);

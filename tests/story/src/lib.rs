@@ -1,0 +1,279 @@
+//! The whole product on the lab: brokers on real hosts, the agent in real guests, and short words for what
+//! the tests and the demo do with them.
+
+mod told;
+
+use coms_lab::{
+    AgentBinaries, AgentConfig, Guest, GuestConfig, Host, HostConfig, Lab, LabConfig, Process, Signal,
+};
+use serde_json::Value;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+pub use told::check_nothing_of_the_host_was_told;
+
+pub type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
+
+/// Hosts are called so everywhere: long enough that finding one in a guest's bytes is no accident.
+pub const HOSTS: [&str; 3] = ["hostalfa", "hostbeta", "hostgama"];
+pub const REGIONS: [&str; 3] = ["north", "south", "west"];
+
+/// The host's programs, built once.
+pub struct Programs {
+    pub broker: PathBuf,
+    pub comsctl: PathBuf,
+    pub guest: AgentBinaries,
+}
+
+/// Builds what the lab runs; quick when nothing has changed.
+pub fn programs() -> Result<&'static Programs> {
+    static PROGRAMS: OnceLock<Programs> = OnceLock::new();
+    if let Some(programs) = PROGRAMS.get() {
+        return Ok(programs);
+    }
+    let root = coms_lab::workspace_root();
+    let target = root.join("target");
+    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["build", "--quiet", "--release", "-p", "coms-broker", "--bins", "--target-dir"])
+        .arg(&target)
+        .current_dir(&root)
+        .stdin(Stdio::null())
+        .status()?;
+    if !status.success() {
+        return Err("cargo build -p coms-broker failed".into());
+    }
+    let bin = target.join("release");
+    let programs = Programs {
+        broker: bin.join("coms-broker"),
+        comsctl: bin.join("comsctl"),
+        guest: coms_lab::build_agent()?,
+    };
+    Ok(PROGRAMS.get_or_init(|| programs))
+}
+
+/// A lab with a broker on each host.
+pub struct Stage {
+    pub lab: Lab,
+    /// In the hosts' order; None while stopped.
+    brokers: Vec<Option<Process>>,
+    settings: Settings,
+}
+
+/// What the operator configured.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// `[guests] enabled`
+    pub enabled: String,
+    /// Lines of `[limits]`.
+    pub limits: String,
+    /// Each host's CPU, and its link's rate.
+    pub hosts: Vec<(usize, Option<u32>)>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            enabled: "[\"*\"]".into(),
+            limits: "cooldown_s = 0\nrequests_per_minute = 600".into(),
+            hosts: vec![(0, None), (1, None)],
+        }
+    }
+}
+
+impl Stage {
+    /// Hosts up, brokers running.
+    pub fn up(settings: Settings) -> Result<Stage> {
+        let programs = programs()?;
+        let hosts = settings.hosts.iter().zip(HOSTS).map(|((cpu, rate), name)| {
+            let host = HostConfig::new(name).cpu(*cpu);
+            rate.map_or(host.clone(), |r| host.rate_mbit(r))
+        });
+        let lab = Lab::new(LabConfig {
+            hosts: hosts.collect(),
+            agent: Some(programs.guest.agent.clone()),
+            cli: Some(programs.guest.cli.clone()),
+            ..LabConfig::default()
+        })?;
+        let brokers = settings.hosts.iter().map(|_| None).collect();
+        let mut stage = Stage { lab, brokers, settings };
+        for i in 0..stage.brokers.len() {
+            stage.start_broker(i)?;
+        }
+        stage.wait_for_load()?;
+        Ok(stage)
+    }
+
+    pub fn host(&self, i: usize) -> &Host {
+        self.lab.host(HOSTS[i])
+    }
+
+    /// `/etc/coms/broker.toml` of one host.
+    fn broker_toml(&self, me: usize) -> String {
+        let mut toml = format!(
+            "[host]\nname = \"{}\"\nregion = \"{}\"\ncpus = 1\n\n[guests]\nenabled = {}\n\n[aliases]\nkey_file = \
+             \"/etc/coms/alias.key\"\n\n[debug]\nrecord_links = \"/var/lib/coms/links\"\n\n[limits]\n{}\n",
+            HOSTS[me], REGIONS[me], self.settings.enabled, self.settings.limits
+        );
+        for i in (0..self.brokers.len()).filter(|i| *i != me) {
+            toml.push_str(&format!(
+                "\n[[hosts]]\nname = \"{}\"\nregion = \"{}\"\nlibvirt = \"{}\"\ncpus = 1\n",
+                HOSTS[i],
+                REGIONS[i],
+                self.host(i).libvirt_uri_remote()
+            ));
+        }
+        toml
+    }
+
+    pub fn start_broker(&mut self, i: usize) -> Result<()> {
+        let host = self.host(i);
+        host.write_file("/etc/coms/alias.key", "the pool's secret")?;
+        host.write_file("/etc/coms/broker.toml", self.broker_toml(i))?;
+        let process = host.spawn(
+            &programs()?.broker,
+            &[],
+            &[("COMS_LOG", "info,coms_broker=debug")],
+            "coms-broker.log",
+        )?;
+        self.brokers[i] = Some(process);
+        let socket = self.host(i).path_of("/run/coms/broker.sock");
+        self.wait(&format!("the broker of {}", HOSTS[i]), 10, || {
+            Ok(std::os::unix::net::UnixStream::connect(&socket).is_ok())
+        })
+    }
+
+    pub fn stop_broker(&mut self, i: usize, signal: Signal) -> Result<()> {
+        if let Some(process) = self.brokers[i].take() {
+            process.stop(signal)?;
+        }
+        Ok(())
+    }
+
+    pub fn reconfigure(&mut self, change: impl FnOnce(&mut Settings)) -> Result<()> {
+        change(&mut self.settings);
+        for i in 0..self.brokers.len() {
+            self.stop_broker(i, Signal::TERM)?;
+            self.start_broker(i)?;
+        }
+        self.wait_for_load()
+    }
+
+    /// Every broker has seen every host for long enough to judge it.
+    fn wait_for_load(&self) -> Result<()> {
+        for i in 0..self.brokers.len() {
+            self.wait("each broker to know each host's load", 20, || {
+                let hosts = self.comsctl(i, &["hosts"])?;
+                let known = |h: &Value| h["answers"] == true && !h["load_per_cpu"].is_null();
+                Ok(hosts.as_array().is_some_and(|h| h.iter().all(known)))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Runs `comsctl --json` on a host; its output, or what it complained of.
+    pub fn comsctl(&self, i: usize, args: &[&str]) -> Result<Value> {
+        let (status, out, err) = self.comsctl_raw(i, args)?;
+        if status != 0 && out.is_empty() {
+            return Err(format!("comsctl {args:?} on {}: exit {status}: {err}", HOSTS[i]).into());
+        }
+        Ok(serde_json::from_str(&out)?)
+    }
+
+    pub fn comsctl_raw(&self, i: usize, args: &[&str]) -> Result<(i32, String, String)> {
+        let program = programs()?.comsctl.display().to_string();
+        let argv: Vec<&str> = [program.as_str(), "--json"].into_iter().chain(args.iter().copied()).collect();
+        let out = self.host(i).run(&argv)?;
+        Ok((
+            out.status.code().unwrap_or(-1),
+            String::from_utf8_lossy(&out.stdout).into_owned(),
+            String::from_utf8_lossy(&out.stderr).into_owned(),
+        ))
+    }
+
+    /// One move as a host's broker remembers it.
+    pub fn record(&self, i: usize, migration: &str) -> Result<Value> {
+        let all = self.comsctl(i, &["migrations", migration])?;
+        all.get(0).cloned().ok_or_else(|| format!("{} does not know {migration}", HOSTS[i]).into())
+    }
+
+    /// A guest with the agent.
+    pub fn boot(&self, i: usize, config: GuestConfig, agent_toml: &str) -> Result<Guest> {
+        let agent = Some(AgentConfig { toml: Some(agent_toml.into()), ..AgentConfig::default() });
+        let guest = self.lab.boot(GuestConfig { agent, ..config }, HOSTS[i])?;
+        self.wait_for_agent(&guest)?;
+        Ok(guest)
+    }
+
+    pub fn wait_for_agent(&self, guest: &Guest) -> Result<()> {
+        self.wait(&format!("the agent of {} to be connected", guest.name()), 20, || {
+            Ok(coms(guest, &["status"]).is_ok_and(|s| s["connected"] == true))
+        })
+    }
+
+    pub fn wait(&self, what: &str, seconds: u64, done: impl FnMut() -> Result<bool>) -> Result<()> {
+        wait(what, seconds, done).map_err(|e| format!("{e}\n{}", self.logs()).into())
+    }
+
+    /// The ends of the brokers' logs, for a failure's message.
+    pub fn logs(&self) -> String {
+        let tail = |i: &usize| {
+            let text =
+                std::fs::read_to_string(self.host(*i).log_dir().join("coms-broker.log")).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().collect();
+            format!("--- broker of {}\n{}\n", HOSTS[*i], lines[lines.len().saturating_sub(25)..].join("\n"))
+        };
+        (0..self.brokers.len()).collect::<Vec<_>>().iter().map(tail).collect()
+    }
+
+    /// Ends well: nothing about hosts was told to guests, and the lab's logs may go.
+    pub fn finish(self, guests: &[&Guest]) -> Result<()> {
+        check_nothing_of_the_host_was_told(&self, guests.len())?;
+        let Stage { lab, brokers, .. } = self;
+        for broker in brokers.into_iter().flatten() {
+            broker.stop(Signal::TERM)?;
+        }
+        Ok(lab.finish()?)
+    }
+}
+
+/// Runs `coms --json` in the guest.
+pub fn coms(guest: &Guest, args: &[&str]) -> Result<Value> {
+    coms_within(guest, args, Duration::from_secs(60)).and_then(|(status, value)| {
+        if status == 0 { Ok(value) } else { Err(format!("coms {args:?}: exit {status}: {value}").into()) }
+    })
+}
+
+/// The same, with its exit status.
+pub fn coms_within(guest: &Guest, args: &[&str], at_most: Duration) -> Result<(i32, Value)> {
+    let argv: Vec<&str> = ["coms", "--json"].into_iter().chain(args.iter().copied()).collect();
+    let out = guest.exec_with(&argv, "", at_most)?;
+    let value =
+        serde_json::from_str(&out.stdout).unwrap_or_else(|_| Value::String(out.stdout.clone() + &out.stderr));
+    Ok((out.status, value))
+}
+
+/// The guest's event log.
+pub fn events(guest: &Guest) -> Result<Vec<Value>> {
+    let text = guest.sh("cat /var/log/coms/events.jsonl 2>/dev/null || true")?;
+    Ok(text.lines().filter_map(|l| serde_json::from_str(l).ok()).collect())
+}
+
+/// The events of one kind.
+pub fn events_named(guest: &Guest, name: &str) -> Result<Vec<Value>> {
+    Ok(events(guest)?.into_iter().filter(|e| e["event"] == name).collect())
+}
+
+pub fn wait(what: &str, seconds: u64, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        let found = done();
+        if matches!(found, Ok(true)) {
+            return Ok(());
+        }
+        if start.elapsed() > Duration::from_secs(seconds) {
+            return Err(format!("waited {seconds} s for {what}: {found:?}").into());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
