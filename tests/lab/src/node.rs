@@ -107,7 +107,8 @@ impl Node {
         };
         command.args(["-c", &script, "coms-lab-enter", "--target", &target, "--net"]);
         if self.own_mounts {
-            command.args(["--mount", "--uts", "--wd=/"]);
+            // Its root too: in a chroot, the mount namespace alone would lead out of it.
+            command.args(["--mount", "--uts", "--root", "--wd=/"]);
         }
         command.args(["--", program]).env("PATH", search_path());
         command
