@@ -163,6 +163,25 @@ fn versions_that_do_not_overlap_wait_for_an_upgrade() {
 }
 
 #[test]
+fn a_peer_that_thinks_better_of_its_versions_is_met() {
+    let hello = |range: &[u8; 4], to: u64| {
+        let header = (0u16, 100u64.to_le_bytes(), to.to_le_bytes(), 1u64, 0u64);
+        let hello = postcard::to_stdvec(&host_hello()).unwrap();
+        let body = [&postcard::to_stdvec(&header).unwrap()[..], b"COMS", range, &hello].concat();
+        let mut out = Vec::new();
+        coms_protocol::frame::encode(&body, &mut out).unwrap();
+        out
+    };
+    let mut g = guest(7);
+    g.session.link_up(at(0));
+    g.hear(0, &hello(&[5, 0, 6, 0], 7));
+    assert!(matches!(g.noticed[..], [Event::Incompatible { .. }]));
+    g.speak(0);
+    g.hear(1, &hello(&[1, 0, 6, 0], 7));
+    assert!(g.session.is_established());
+}
+
+#[test]
 fn the_newest_version_that_both_speak_is_chosen() {
     let mut g =
         Side::of(Session::<Guest>::new(Epoch(7), &guest_hello()).with_versions(Versions { min: 1, max: 3 }));

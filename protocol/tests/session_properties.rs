@@ -620,7 +620,7 @@ proptest! {
         }
         let waiting = std::iter::from_fn(|| g.session.poll_event()).count();
         prop_assert!(waiting < 64 + 20, "{} events", waiting);
-        prop_assert_eq!(refused, waiting >= 64);
+        prop_assert!(!refused || waiting >= 64, "refused to read although only {} events waited", waiting);
     }
 }
 
