@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// `host:port` with a number or `localhost` for the host. The error says what would be right.
 pub(super) fn address(text: &str) -> Result<Address, String> {
-    if let Ok(exact) = text.parse::<SocketAddr>() {
+    if let Some(exact) = text.parse::<SocketAddr>().ok().filter(|a| a.port() != 0) {
         return Ok(Address(vec![exact]));
     }
     let wanted = "write it like \"127.0.0.1:5432\", \"[::1]:5432\" or \"localhost:5432\"";

@@ -208,3 +208,6 @@ impl Clocks {
 fn us(t: Duration) -> i128 {
     i128::try_from(t.as_micros()).unwrap_or(i128::MAX / 4)
 }
+
+#[cfg(test)]
+mod tests;

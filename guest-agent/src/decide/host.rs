@@ -154,11 +154,25 @@ impl Agent {
     /// A migration that was told before turns out to be the answer to the request.
     fn on_late_answer(&mut self, migration: MigrationId, asking: &Asking, outcome: Outcome) {
         let request = asking.request.id;
-        if let Some(record) = self.state.record_of(migration) {
-            record.request.get_or_insert(request);
+        let first =
+            self.state.record_of(migration).is_some_and(|r| *r.request.get_or_insert(request) == request);
+        let untold = self.untold.as_ref().filter(|u| u.migration == migration).map(|u| u.number);
+        if let Some(number) = untold.filter(|_| first) {
+            // Not told yet: it is told as the answer.
+            return self.refresh_final(number, migration);
         }
         let told = json!({ "request": request, "migration": migration, "outcome": outcome });
         self.tell_finally("answered", fields(told));
+    }
+
+    /// Brings a kept final word up to date with the history.
+    fn refresh_final(&mut self, number: u64, migration: MigrationId) {
+        let Some(mut told) = self.state.record_of(migration).map(|r| record_json(r)) else { return };
+        told.insert("final".to_owned(), number.into());
+        if let Some(kept) = self.state.outbox.iter_mut().find(|f| f.number == number) {
+            kept.fields = told;
+        }
+        self.unsaved = true;
     }
 
     fn on_notice(&mut self, now: Now, m: &Notice) {
@@ -267,24 +281,16 @@ impl Agent {
         };
         let stood = self.clocks.stood();
         let to_ms = |us: i128| us as f64 / 1000.0;
-        if let Some(record) = self.state.record_of(untold.migration) {
-            if let Some(stood) = stood {
-                let ticker_gap_ms = record.gap.ticker_gap_ms;
-                record.gap = Gap {
-                    guest_gap_ms: Some(to_ms(stood.gap_us)),
-                    guest_gap_error_ms: Some(to_ms(stood.error_us)),
-                    // Less is the reading of two clocks one after the other.
-                    clock_set_ms: (stood.set_us.abs() >= 1000).then(|| to_ms(stood.set_us)),
-                    ticker_gap_ms,
-                };
-            }
-            let mut told = record_json(record);
-            told.insert("final".to_owned(), untold.number.into());
-            if let Some(kept) = self.state.outbox.iter_mut().find(|f| f.number == untold.number) {
-                kept.fields = told;
-            }
+        if let Some((record, stood)) = self.state.record_of(untold.migration).zip(stood) {
+            record.gap = Gap {
+                guest_gap_ms: Some(to_ms(stood.gap_us)),
+                guest_gap_error_ms: Some(to_ms(stood.error_us)),
+                // Less is the reading of two clocks one after the other.
+                clock_set_ms: (stood.set_us.abs() >= 1000).then(|| to_ms(stood.set_us)),
+                ticker_gap_ms: record.gap.ticker_gap_ms,
+            };
         }
-        self.unsaved = true;
+        self.refresh_final(untold.number, untold.migration);
         self.release_final(untold.number);
     }
 

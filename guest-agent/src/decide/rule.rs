@@ -137,7 +137,9 @@ impl Watch {
                 }
                 self.failures = self.failures.saturating_add(1);
                 let begins = self.failures == FAILING_AFTER;
-                begins.then(|| Change::Failing(error.clone())).into_iter().collect()
+                let failing = begins.then(|| Change::Failing(error.clone()));
+                // The window moved on; what left it may have been what was slow.
+                failing.into_iter().chain(self.judge(now)).collect()
             }
         }
     }
@@ -317,3 +319,6 @@ impl Watch {
         u32::try_from(windows).unwrap_or(u32::MAX).max(1)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,319 @@
+//! The whole mind against a model: restarts at any moment, outcomes repeated, late and out of order, brokers
+//! that know nothing. Whatever happens, each request ends once, and each migration is told once.
 
+use super::request::Life;
+use super::*;
+use crate::event::{ClientId, Command, Migrate, Sample};
+use coms_protocol::host_to_guest::{
+    Accepted, AlreadyRunning, Completed, Denied, Failed, HostHello, HostToGuest, Resend,
+};
+use coms_protocol::session::{Epoch, Event as Session};
+use coms_protocol::types::{
+    DenyReason, Encryption, FailReason, Figures, Initiator, RequestId, RequestReason, Technique,
+};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+
+pub(super) fn at(ms: u64) -> Now {
+    Now { mono: Duration::from_millis(ms), unix_us: 1_700_000_000_000_000 + ms * 1000 }
+}
+
+pub(super) fn config(text: &str) -> Config {
+    Config::parse(text, std::path::Path::new("test.toml")).unwrap()
+}
+
+fn hello(alias: &str) -> HostHello {
+    HostHello { place: Place { alias: Text::clipped(alias), region: Text::clipped("r") }, enabled: true }
+}
+
+fn met(alias: &str) -> Event {
+    Event::Link(Session::Established { new_peer: true, peer: Epoch(1), version: 1, hello: hello(alias) })
+}
+
+fn completed(migration: MigrationId, request: Option<RequestId>) -> Completed {
+    Completed {
+        migration,
+        request,
+        initiator: Initiator::Customer,
+        technique: Technique::PreCopy,
+        encryption: Encryption::None,
+        from: None,
+        to: hello("x").place,
+        figures: Figures::default(),
+        told_after_ms: None,
+    }
+}
+
+/// An agent with a disk and a log around it, as the event loop gives it.
+struct World {
+    agent: Agent,
+    disk: State,
+    log: Vec<Telling>,
+    sent: Vec<GuestToHost>,
+    ms: u64,
+    random: u64,
+}
+
+impl World {
+    fn new() -> Self {
+        let disk = State::new(0x1234_5678_9abc_def0);
+        let agent = Agent::new(config(""), disk.clone(), &BTreeSet::new(), 1, at(0));
+        let mut world = Self { agent, disk, log: vec![], sent: vec![], ms: 0, random: 1 };
+        world.carry_out(usize::MAX);
+        world
+    }
+
+    /// Carries out this many actions; false: the agent was killed before all were done.
+    fn carry_out(&mut self, mut left: usize) -> bool {
+        let mut actions = std::collections::VecDeque::from(self.agent.take_actions());
+        while let Some(action) = actions.pop_front() {
+            if left == 0 {
+                return false;
+            }
+            left -= 1;
+            match action {
+                Action::Save(state) => {
+                    // What is saved can be read.
+                    let text = serde_json::to_string(&state).unwrap();
+                    self.disk = serde_json::from_str(&text).unwrap();
+                    assert_eq!(self.disk, *state);
+                }
+                Action::Send(message) => {
+                    if let GuestToHost::Request(request) = &message {
+                        let saved = self.disk.life.asking().map(|a| a.request.id);
+                        assert_eq!(saved, Some(request.id), "saved before it is sent");
+                    }
+                    self.sent.push(message);
+                }
+                Action::Tell(telling) => self.log.push(telling),
+                Action::StopTicker => {
+                    self.agent.handle(at(self.ms), Event::TickerStopped { worst: Duration::ZERO });
+                    actions.extend(self.agent.take_actions());
+                }
+                Action::SetHello(_) | Action::SendOnce(_) | Action::Reply { .. } | Action::Watch(_) => {}
+                Action::StartTicker => {}
+            }
+        }
+        true
+    }
+
+    /// False: killed on the way, and restarted.
+    fn feed(&mut self, event: Event, kill_after: Option<usize>) -> bool {
+        self.ms += 7;
+        self.agent.handle(at(self.ms), event);
+        let survived = self.carry_out(kill_after.unwrap_or(usize::MAX));
+        if !survived {
+            self.restart();
+        }
+        survived
+    }
+
+    fn restart(&mut self) {
+        self.random += 1;
+        let finals = self.log.iter().filter_map(|t| t.fields.get("final").and_then(Value::as_u64)).collect();
+        self.agent = Agent::new(config(""), self.disk.clone(), &finals, self.random, at(self.ms));
+        self.carry_out(usize::MAX);
+    }
+
+    fn finals(&self) -> impl Iterator<Item = &Telling> {
+        self.log.iter().filter(|t| t.fields.contains_key("final"))
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Move {
+    Ask,
+    Accept { migration: u64, running: bool },
+    Deny,
+    Resend,
+    Complete { migration: u64, named: bool },
+    Fail { migration: u64, named: bool },
+    NewPeer(bool),
+    Restart,
+    Wait,
+}
+
+fn moves() -> impl Strategy<Value = Vec<(Move, Option<usize>)>> {
+    let one = prop_oneof![
+        4 => Just(Move::Ask),
+        4 => (1..6u64, any::<bool>()).prop_map(|(migration, running)| Move::Accept { migration, running }),
+        1 => Just(Move::Deny),
+        1 => Just(Move::Resend),
+        3 => (1..6u64, any::<bool>()).prop_map(|(migration, named)| Move::Complete { migration, named }),
+        2 => (1..6u64, any::<bool>()).prop_map(|(migration, named)| Move::Fail { migration, named }),
+        1 => any::<bool>().prop_map(Move::NewPeer),
+        1 => Just(Move::Restart),
+        1 => Just(Move::Wait),
+    ];
+    prop::collection::vec((one, prop::option::weighted(0.2, 0..4usize)), 1..60)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+
+    #[test]
+    fn each_request_ends_once_and_each_migration_is_told_once(script in moves()) {
+        let mut world = World::new();
+        // The model: migrations that ended (acknowledged, so they must be told), by number.
+        let mut ended: BTreeMap<u64, &'static str> = BTreeMap::new();
+        let mut asked: BTreeSet<u64> = BTreeSet::new();
+        for (step, kill) in script {
+            let outstanding = world.agent.state.life.asking().map(|a| a.request.id);
+            let request = outstanding.unwrap_or(RequestId(3));
+            let link = |m: HostToGuest| Event::Link(Session::Message(m));
+            match step {
+                Move::Ask => {
+                    let command = Command::Migrate(Migrate::default());
+                    world.feed(Event::Command { client: ClientId(1), command }, kill);
+                }
+                Move::Accept { migration, running } => {
+                    let migration = MigrationId(migration);
+                    let message = if running {
+                        AlreadyRunning { request, migration }.into()
+                    } else {
+                        Accepted { request, migration }.into()
+                    };
+                    world.feed(link(message), kill);
+                }
+                Move::Deny => {
+                    let m = Denied { request, reason: DenyReason::Policy, retry_after_s: Some(1) };
+                    world.feed(link(m.into()), kill);
+                }
+                Move::Resend => { world.feed(link(Resend { request }.into()), kill); }
+                Move::Complete { migration, named } => {
+                    let m = completed(MigrationId(migration), named.then_some(request));
+                    // Killed before it was acknowledged: the broker says it again.
+                    if !world.feed(link(m.clone().into()), kill) {
+                        world.feed(link(m.into()), None);
+                    }
+                    ended.entry(migration).or_insert("completed");
+                }
+                Move::Fail { migration, named } => {
+                    let m = Failed {
+                        migration: MigrationId(migration),
+                        request: named.then_some(request),
+                        reason: FailReason::TimeLimit,
+                        figures: Figures::default(),
+                    };
+                    if !world.feed(link(m.into()), kill) {
+                        world.feed(link(m.into()), None);
+                    }
+                    ended.entry(migration).or_insert("failed");
+                }
+                Move::NewPeer(same) => { world.feed(met(if same { "a" } else { "b" }), kill); }
+                Move::Restart => world.restart(),
+                Move::Wait => {
+                    world.ms += 500;
+                    world.feed(Event::Timer, kill);
+                }
+            }
+            asked.extend(world.agent.state.life.asking().map(|a| a.request.id.0));
+            let waiting = world.agent.hello.waiting.as_slice().first().copied();
+            prop_assert_eq!(waiting, world.agent.state.life.waiting(), "the hello names what waits");
+        }
+        // Whatever still waits to be told.
+        world.ms += 1000;
+        world.feed(Event::Timer, None);
+
+        for (migration, how) in &ended {
+            let id = Value::from(MigrationId(*migration).to_string());
+            let told: Vec<_> = world
+                .finals()
+                .filter(|t| t.event != "answered" && t.fields.get("migration") == Some(&id))
+                .map(|t| t.event.as_str())
+                .collect();
+            prop_assert_eq!(told, vec![*how], "migration {}", migration);
+        }
+        let outstanding = world.agent.state.life.asking().map(|a| a.request.id.0);
+        for request in asked {
+            let answers = world.finals().filter(|t| t.fields.get("request") == Some(&request.into())).count();
+            prop_assert_eq!(answers, usize::from(outstanding != Some(request)), "request {}", request);
+        }
+        let mut numbers: Vec<_> = world.finals().filter_map(|t| t.fields["final"].as_u64()).collect();
+        let all = numbers.len();
+        numbers.sort_unstable();
+        numbers.dedup();
+        prop_assert_eq!(numbers.len(), all, "no final word twice");
+    }
+}
+
+const WATCHED: &str = "[asking]\ncooldown_s = 100\nbackoff_s = 10\nbackoff_max_s = 25\nsettle_s = 1\ncheck_s = 2\n\
+    [[workload]]\nname = \"a\"\nprobe = { tcp = \"127.0.0.1:1\" }\ninterval_ms = 100\nwindow_s = 1\nfor_s = 0\n\
+    min_samples = 3\nslower_than_ms = 10\n\
+    [[workload]]\nname = \"b\"\nprobe = { tcp = \"127.0.0.1:2\" }\ninterval_ms = 100\nwindow_s = 1\nfor_s = 0\n\
+    min_samples = 3\nslower_than_ms = 10\n";
+
+fn probe(workload: usize, ms: u64) -> Event {
+    Event::Probe { workload, outcome: Sample::Took(Duration::from_millis(ms)) }
+}
+
+/// Both workloads measured for a while; the requests sent meanwhile.
+fn run(
+    agent: &mut Agent,
+    from_ms: u64,
+    to_ms: u64,
+    latency_ms: [u64; 2],
+) -> Vec<coms_protocol::guest_to_host::Request> {
+    let mut requests = Vec::new();
+    for ms in (from_ms..to_ms).step_by(100) {
+        for (w, latency) in latency_ms.into_iter().enumerate() {
+            agent.handle(at(ms), probe(w, latency));
+        }
+        for action in agent.take_actions() {
+            if let Action::Send(GuestToHost::Request(request)) = action {
+                requests.push(request);
+            }
+        }
+    }
+    requests
+}
+
+#[test]
+fn several_slow_workloads_make_one_request_and_waiting_times_hold() {
+    let mut agent = Agent::new(config(WATCHED), State::new(5), &BTreeSet::new(), 9, at(0));
+    agent.handle(at(1), met("a"));
+    assert!(run(&mut agent, 100, 2000, [1, 1]).is_empty());
+    let asked = run(&mut agent, 2000, 8000, [90, 20]);
+    assert_eq!(asked.len(), 1, "one at a time");
+    assert_eq!(asked[0].reason, RequestReason::WorkloadSlow);
+    assert_eq!(asked[0].evidence.as_slice()[0].workload.as_str(), "a");
+
+    let denied = |request| {
+        Event::Link(Session::Message(
+            Denied { request, reason: DenyReason::NoBetterHost, retry_after_s: None }.into(),
+        ))
+    };
+    agent.handle(at(8000), denied(asked[0].id));
+    assert!(run(&mut agent, 8000, 18_000, [90, 20]).is_empty(), "10 s after the first refusal");
+    let second = run(&mut agent, 18_000, 19_500, [90, 20]);
+    assert_eq!(second.len(), 1);
+    assert_eq!(second[0].evidence.as_slice().len(), 2, "both, the worst first");
+    agent.handle(at(19_500), denied(second[0].id));
+    assert!(run(&mut agent, 19_500, 39_500, [90, 20]).is_empty(), "20 s after the second");
+    let third = run(&mut agent, 39_500, 43_000, [90, 20]);
+    assert_eq!(third.len(), 1);
+
+    let m = completed(MigrationId(1), Some(third[0].id));
+    agent.handle(at(43_000), Event::Link(Session::Message(m.into())));
+    assert!(run(&mut agent, 43_100, 143_000, [90, 20]).is_empty(), "100 s after a move");
+    let told = agent.state.history.back().unwrap().effect.clone().unwrap();
+    assert_eq!(told.worst.verdict, super::effect::Verdict::NoChange);
+    assert_eq!(run(&mut agent, 143_000, 144_000, [90, 20]).len(), 1, "still slow: asks again");
+}
+
+#[test]
+fn a_wall_clock_that_jumps_back_does_not_lengthen_the_cooldown() {
+    let mut state = State::new(5);
+    state.cooldown_until_ms = u64::MAX / 2;
+    let agent = Agent::new(config(WATCHED), state, &BTreeSet::new(), 9, at(0));
+    assert_eq!(agent.cooldown_until, Duration::from_secs(100));
+}
+
+#[test]
+fn ids_stay_whole_in_every_json_reader() {
+    let mut state = State::new(u64::MAX);
+    for _ in 0..1000 {
+        assert!(state.next_id() < 1 << 53);
+    }
+    assert!(matches!(state.life, Life::Idle));
+}

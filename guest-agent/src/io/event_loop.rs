@@ -3,6 +3,7 @@
 
 use super::event_log::EventLog;
 use super::port::Port;
+use super::random::random;
 use super::socket::{self, Clients, FromClient};
 use super::state_file::StateFile;
 use super::ticker::Ticker;
@@ -92,7 +93,7 @@ impl Shell {
     fn start(config: Config) -> Self {
         let state_file = StateFile::new(&config.state);
         let log = EventLog::open(&config.events, config.events_max_bytes);
-        let state = state_file.load(rand::random());
+        let state = state_file.load(random());
         let port = Port::new(config.port.clone());
         info!(
             "{} watches {} workloads; {}",
@@ -104,9 +105,9 @@ impl Shell {
             ))
         );
         // 0 stands for nobody.
-        let epoch = Epoch(rand::random::<u64>().max(1));
+        let epoch = Epoch(random().max(1));
         Self {
-            agent: Agent::new(config, state, &log.finals(), rand::random(), now()),
+            agent: Agent::new(config, state, &log.finals(), random(), now()),
             session: Session::new(epoch, &GuestHello::default()),
             port,
             up: false,

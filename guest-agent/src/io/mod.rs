@@ -5,6 +5,7 @@ pub mod event_loop;
 mod http;
 pub mod port;
 pub mod probes;
+mod random;
 mod socket;
 pub mod state_file;
 mod ticker;

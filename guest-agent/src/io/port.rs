@@ -21,6 +21,7 @@ use std::io::{self, Read, Write};
 use std::mem;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{Interest, Ready};
@@ -50,6 +51,8 @@ pub struct Port {
     changed: Option<PortState>,
 }
 
+type Connecting = Pin<Box<dyn Future<Output = io::Result<UnixStream>> + Send>>;
+
 enum Link {
     Closed {
         retry: Instant,
@@ -60,6 +63,8 @@ enum Link {
         look: Instant,
     },
     Attached(AsyncFd<File>),
+    /// Kept while it goes on: dropped half way, the other side would see somebody come and go.
+    Connecting(Connecting),
     Unix(UnixStream),
     /// Only inside a change from one to another.
     Changing,
@@ -87,12 +92,17 @@ impl Port {
 
     /// Waits until [`Port::take_state`] has something, or reading or writing may do something. May be dropped and
     /// called again at any point. `write`: there is something to be written.
+    // Cancel safety: each arm either only waits, or has done all its work when it returns.
     pub async fn wait(&mut self, write: bool) {
         while self.changed.is_none() {
             match &mut self.link {
                 Link::Closed { retry } => {
                     sleep_until(*retry).await;
-                    self.open().await;
+                    self.open();
+                }
+                Link::Connecting(connecting) => {
+                    let connected = connecting.await.map(Link::Unix);
+                    self.opened(connected.map_err(|e| format!("the port's socket cannot be reached: {e}")));
                 }
                 Link::Absent { look, .. } => {
                     sleep_until(*look).await;
@@ -129,7 +139,7 @@ impl Port {
         let result = match &self.link {
             Link::Attached(fd) => fd.try_io(Interest::READABLE, |mut file: &File| file.read(buffer)),
             Link::Unix(stream) => stream.try_read(buffer),
-            Link::Closed { .. } | Link::Absent { .. } | Link::Changing => return None,
+            Link::Closed { .. } | Link::Absent { .. } | Link::Connecting(_) | Link::Changing => return None,
         };
         match result {
             Ok(n) if n > 0 => Some(n),
@@ -150,7 +160,7 @@ impl Port {
         let result = match &self.link {
             Link::Attached(fd) => fd.try_io(Interest::WRITABLE, |mut file: &File| file.write(bytes)),
             Link::Unix(stream) => stream.try_write(bytes),
-            Link::Closed { .. } | Link::Absent { .. } | Link::Changing => return 0,
+            Link::Closed { .. } | Link::Absent { .. } | Link::Connecting(_) | Link::Changing => return 0,
         };
         match result {
             Ok(n) => n,
@@ -166,27 +176,34 @@ impl Port {
     pub fn is_up(&self) -> bool {
         match &self.link {
             Link::Attached(_) | Link::Unix(_) => true,
-            Link::Closed { .. } | Link::Absent { .. } | Link::Changing => false,
+            Link::Closed { .. } | Link::Absent { .. } | Link::Connecting(_) | Link::Changing => false,
         }
     }
 
-    async fn open(&mut self) {
-        let (what, opened) = match &self.kind {
+    fn open(&mut self) {
+        match &self.kind {
             config::Port::Virtio { path } => {
                 let path = path.clone().or_else(find_virtio).unwrap_or_else(default_path);
-                (path.clone(), open_device(&path).map(|file| absent(file, Instant::now())))
+                let file = open_device(&path).map_err(|e| explain(&path, &e));
+                self.opened(file.map(|file| absent(file, Instant::now())));
             }
-            config::Port::Unix { path } => (path.clone(), UnixStream::connect(path).await.map(Link::Unix)),
-        };
+            config::Port::Unix { path } => {
+                let path = path.clone();
+                self.link = Link::Connecting(Box::pin(UnixStream::connect(path)));
+            }
+        }
+    }
+
+    fn opened(&mut self, opened: Result<Link, String>) {
         match opened {
             Ok(link) => {
                 self.complaint = None;
                 self.link = link;
                 self.changed = Some(if self.is_up() { PortState::Up } else { PortState::HostAbsent });
             }
-            Err(e) => {
+            Err(complaint) => {
                 self.link = closed();
-                let complaint = explain(&what, &e);
+                // Said once, not at every try.
                 if self.complaint.as_ref() != Some(&complaint) {
                     self.complaint = Some(complaint.clone());
                     self.changed = Some(PortState::Missing(complaint));
@@ -240,7 +257,9 @@ impl Port {
                 self.link = Link::Closed { retry: Instant::now() + RETRY_SOON };
                 self.changed = Some(PortState::HostAbsent);
             }
-            other @ (Link::Closed { .. } | Link::Absent { .. } | Link::Changing) => self.link = other,
+            other @ (Link::Closed { .. } | Link::Absent { .. } | Link::Connecting(_) | Link::Changing) => {
+                self.link = other;
+            }
         }
     }
 }

@@ -1,0 +1,106 @@
+//! A wrong configuration says which file, which key, and what would be right.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use coms_agent::config::{Config, Port, Probe};
+use std::path::Path;
+use std::time::Duration;
+
+fn refused(text: &str) -> String {
+    Config::parse(text, Path::new("/etc/coms/agent.toml")).expect_err(text).to_string()
+}
+
+fn workload(keys: &str) -> String {
+    format!("[[workload]]\nname = \"w\"\nprobe = {{ tcp = \"127.0.0.1:1\" }}\n{keys}\n")
+}
+
+#[test]
+fn each_mistake_is_named() {
+    let cases: &[(String, &[&str])] = &[
+        ("[asking]\ncooldown = 5".into(), &["cooldown", "cooldown_s", "line 2"]),
+        ("[askin]\n".into(), &["askin", "asking"]),
+        ("[port]\ntransport = \"isa\"".into(), &["isa", "virtio"]),
+        ("[port]\ntransport = \"unix\"".into(), &["port.path", "missing"]),
+        ("[socket]\npath = \"run/x\"".into(), &["socket.path", "beginning with /"]),
+        ("[events]\nmax_mib = 0".into(), &["events.max_mib", "1 to 1024"]),
+        ("[asking]\nbackoff_s = 100\nbackoff_max_s = 10".into(), &["backoff_max_s", "backoff_s = 100"]),
+        ("[wishes]\nnever = [\"magic\"]".into(), &["wishes.never", "magic", "post-copy"]),
+        ("[wishes]\nregion = \"\"".into(), &["wishes.region", "1 to 64"]),
+        (workload("interval_ms = 1"), &["\"w\": interval_ms", "10 to 3600000"]),
+        (workload("timeout_ms = 0"), &["\"w\": timeout_ms", "1 to 60000"]),
+        (workload("slower_than_factor = 1.0"), &["slower_than_factor", "1.05"]),
+        (workload("slower_than_ms = -1"), &["slower_than_ms", "0.001"]),
+        (workload("healthy_below = 1.5"), &["healthy_below", "0.1 to 1"]),
+        (workload("healthy_below = nan"), &["healthy_below", "0.1 to 1"]),
+        (workload("metric = \"p90\""), &["p90", "p95"]),
+        (workload("min_samples = 50"), &["min_samples", "the 30 probes", "window_s"]),
+        (workload("slower_than_factor = 2\nlearn_s = 60"), &["learn_s", "90 s"]),
+        (workload("on_failure = \"panic\""), &["panic", "ask"]),
+        (workload("") + &workload(""), &["workload.name", "twice"]),
+        ("[[workload]]\nprobe = { tcp = \"1.2.3.4:1\" }".into(), &["name"]),
+        (probe("tcp = \"db:5432\""), &["probe.tcp", "not looked up", "localhost:5432"]),
+        (probe("tcp = \"127.0.0.1\""), &["probe.tcp", "no port"]),
+        (probe("tcp = \"127.0.0.1:0\""), &["probe.tcp", "1 to 65535"]),
+        (probe("http = \"https://127.0.0.1/\""), &["probe.http", "https"]),
+        (probe("http = \"127.0.0.1/\""), &["probe.http", "http://"]),
+        (probe("http = \"http://127.0.0.1/a b\""), &["probe.http", "blank"]),
+        (probe("http = \"http://shop/\""), &["probe.http", "name"]),
+        (probe("command = []"), &["probe.command", "empty"]),
+        (probe("command = [\"psql\"]"), &["probe.command", "beginning with /"]),
+        (probe("htp = \"x\""), &["htp", "http"]),
+    ];
+    for (text, wanted) in cases {
+        let why = refused(text);
+        assert!(why.contains("/etc/coms/agent.toml"), "{why}");
+        for part in *wanted {
+            assert!(why.contains(part), "{text}\n-> {why}\nlacks {part:?}");
+        }
+    }
+}
+
+fn probe(keys: &str) -> String {
+    format!("[[workload]]\nname = \"w\"\nprobe = {{ {keys} }}\n")
+}
+
+#[test]
+fn the_shipped_file_is_valid_and_its_comments_show_the_defaults() {
+    let text = include_str!("../../packaging/config/agent.toml");
+    let shipped = Config::parse(text, Path::new("agent.toml")).unwrap();
+    assert_eq!(shipped, Config::defaults().unwrap());
+    // With every comment that is a key taken at its word: still valid, and but for the examples the same.
+    let is_key = |l: &str| {
+        let name = l.split([' ', '=']).next().unwrap_or_default();
+        l.starts_with("[[")
+            || (l.contains(" = ")
+                && !name.is_empty()
+                && name.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
+    };
+    let typed: Vec<_> =
+        text.lines().map(|l| l.strip_prefix('#').filter(|r| is_key(r)).unwrap_or(l)).collect();
+    let typed = Config::parse(&typed.join("\n"), Path::new("agent.toml")).unwrap();
+    assert_eq!(typed.asking, shipped.asking);
+    assert_eq!(
+        (typed.events_max_bytes, &typed.socket, &typed.state),
+        (shipped.events_max_bytes, &shipped.socket, &shipped.state)
+    );
+    let w = &typed.workloads[0];
+    let minimal = "[[workload]]\nname = \"shop\"\nprobe = { http = \"http://127.0.0.1:8080/health\" }\n";
+    let minimal = Config::parse(minimal, Path::new("x")).unwrap();
+    let mut rule = minimal.workloads[0].rule.clone();
+    (rule.slower_than, rule.slower_than_factor) = (Some(Duration::from_millis(50)), Some(2.0));
+    assert_eq!(w.rule, rule);
+    assert_eq!((w.interval, w.timeout), (minimal.workloads[0].interval, minimal.workloads[0].timeout));
+}
+
+#[test]
+fn addresses_in_all_their_forms() {
+    let probe_of =
+        |keys: &str| Config::parse(&probe(keys), Path::new("x")).unwrap().workloads.remove(0).probe;
+    let Probe::Http(target) = probe_of("http = \"http://[::1]:8080\"") else { unreachable!() };
+    assert_eq!((target.path.as_str(), target.host.as_str()), ("/", "[::1]:8080"));
+    assert_eq!(target.address.0, ["[::1]:8080".parse().unwrap()]);
+    let Probe::Http(target) = probe_of("http = \"http://[::1]/x?y=1\"") else { unreachable!() };
+    assert_eq!((target.path.as_str(), target.address.0[0].port()), ("/x?y=1", 80));
+    let Probe::Tcp(address) = probe_of("tcp = \"localhost:5432\"") else { unreachable!() };
+    assert_eq!(address.0.len(), 2, "both families");
+    assert_eq!(Config::defaults().unwrap().port, Port::Virtio { path: None });
+}
