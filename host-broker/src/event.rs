@@ -41,10 +41,12 @@ pub enum Event {
         uuid: Uuid,
         event: LinkEvent,
     },
-    /// Answer to `Survey`; hosts that did not answer in time are missing.
+    /// Answer to `Survey`: the domain as it is now, for there is no event when a job ends or autostart changes;
+    /// and what the hosts say, without those that did not answer in time.
     Surveyed {
         uuid: Uuid,
         migration: MigrationId,
+        domain: Result<Box<Domain>, HvError>,
         answers: Vec<Answer>,
     },
     TicketWritten {

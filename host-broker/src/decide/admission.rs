@@ -1,4 +1,4 @@
-//! May this guest be moved now? Everything that can be said before looking for a destination.
+//! May this guest be moved now? By policy, before anything is asked; by its state, as libvirt shows it then.
 
 use crate::config::Limits;
 use crate::hypervisor::{Domain, DomainState};
@@ -10,8 +10,6 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Situation<'a> {
     pub enabled: bool,
-    /// As libvirt last showed it.
-    pub domain: &'a Domain,
     /// Since its last move, if that is known.
     pub since_last_move: Option<Duration>,
     /// Moves away from this host that are under way.
@@ -55,6 +53,23 @@ pub fn technique(limits: &Limits, wishes: &Wishes) -> Option<Technique> {
     ours.into_iter().find(|t| !wishes.never.as_slice().contains(t))
 }
 
+/// Whether the domain, as libvirt shows it this moment, can be moved at all.
+pub fn movable(domain: &Domain) -> Result<(), Denial> {
+    match domain.state {
+        DomainState::Running { .. } if domain.job_active => {
+            Err(Denial::after(DenyReason::Busy, Duration::from_secs(5)))
+        }
+        DomainState::Running { .. } => Ok(()),
+        DomainState::RunningPostCopy | DomainState::Incoming => {
+            Err(Denial::after(DenyReason::Busy, Duration::from_secs(5)))
+        }
+        DomainState::Paused { .. } | DomainState::ShutOff | DomainState::Other => {
+            Err(Denial::new(DenyReason::CannotMove))
+        }
+    }
+}
+
+/// Whether policy lets it be moved now.
 pub fn admit(limits: &Limits, s: &Situation<'_>) -> Result<Technique, Denial> {
     if !s.by_operator {
         if !s.enabled {
@@ -68,18 +83,6 @@ pub fn admit(limits: &Limits, s: &Situation<'_>) -> Result<Technique, Denial> {
         {
             return Err(Denial::after(DenyReason::Cooldown, rest));
         }
-    }
-    match s.domain.state {
-        DomainState::Running { .. } => {}
-        DomainState::RunningPostCopy | DomainState::Incoming => {
-            return Err(Denial::after(DenyReason::Busy, Duration::from_secs(5)));
-        }
-        DomainState::Paused { .. } | DomainState::ShutOff | DomainState::Other => {
-            return Err(Denial::new(DenyReason::CannotMove));
-        }
-    }
-    if s.domain.job_active {
-        return Err(Denial::after(DenyReason::Busy, Duration::from_secs(5)));
     }
     if s.moves_running >= limits.simultaneous_moves as usize {
         return Err(Denial::after(DenyReason::TooManyMoves, Duration::from_secs(15)));
@@ -125,10 +128,9 @@ mod tests {
     }
 
     fn ask(change: impl FnOnce(&mut Situation<'_>, &mut Limits)) -> Result<Technique, Denial> {
-        let (mut l, d, w) = (limits(), domain(), Wishes::default());
+        let (mut l, w) = (limits(), Wishes::default());
         let mut s = Situation {
             enabled: true,
-            domain: &d,
             since_last_move: None,
             moves_running: 0,
             requests_last_minute: 1,
@@ -172,6 +174,20 @@ mod tests {
             })
             .is_err()
         );
+    }
+
+    #[test]
+    fn only_a_running_domain_without_a_job_can_be_moved() {
+        assert_eq!(movable(&domain()), Ok(()));
+        for (state, job_active, reason) in [
+            (DomainState::Running { arrived: true }, true, DenyReason::Busy),
+            (DomainState::Incoming, false, DenyReason::Busy),
+            (DomainState::Paused { migration: false }, false, DenyReason::CannotMove),
+            (DomainState::ShutOff, false, DenyReason::CannotMove),
+        ] {
+            let denied = movable(&Domain { state, job_active, ..domain() });
+            assert_eq!(denied.map_err(|d| d.reason), Err(reason), "{state:?}");
+        }
     }
 
     #[test]

@@ -96,7 +96,9 @@ impl Broker {
             Event::Domain { uuid, result: Err(e) } => self.unseen(now, uuid, &e),
             Event::Sampled { host, result } => self.sampled(now, &host, result),
             Event::Link { uuid, event } => self.link(now, uuid, event),
-            Event::Surveyed { uuid, migration, answers } => self.surveyed(now, uuid, migration, &answers),
+            Event::Surveyed { uuid, migration, domain, answers } => {
+                self.surveyed(now, uuid, migration, domain.map(|d| *d), &answers);
+            }
             Event::TicketWritten { uuid, migration, result } => {
                 self.ticket_written(now, uuid, migration, result)
             }

@@ -7,7 +7,7 @@ use super::placement::{self, Candidate, Demand};
 use crate::action::{Action, Level};
 use crate::control::Reply;
 use crate::event::{Answer, Caller, Now};
-use crate::hypervisor::JobFigures;
+use crate::hypervisor::{Domain, HvError, JobFigures};
 use crate::records::{MoveRecord, MoveState};
 use coms_protocol::guest_to_host::{Request, Waiting, Wishes};
 use coms_protocol::host_to_guest::{Accepted, AlreadyRunning, Denied, HostToGuest, Resend};
@@ -100,7 +100,6 @@ impl Broker {
             &self.config.limits,
             &Situation {
                 enabled: self.config.is_enabled(uuid, &guest.domain.name),
-                domain: &guest.domain,
                 since_last_move,
                 moves_running,
                 requests_last_minute: guest.asked_at.len(),
@@ -168,12 +167,35 @@ impl Broker {
     }
 
     /// The hosts have answered: choose one of them.
-    pub(super) fn surveyed(&mut self, now: Now, uuid: Uuid, migration: MigrationId, answers: &[Answer]) {
+    pub(super) fn surveyed(
+        &mut self,
+        now: Now,
+        uuid: Uuid,
+        migration: MigrationId,
+        domain: Result<Domain, HvError>,
+        answers: &[Answer],
+    ) {
         let Some(guest) = self.guests.get(&uuid) else { return };
         let Move::Choosing(plan) = &guest.mv else { return };
         if plan.migration != migration {
             return;
         }
+        let fit = match &domain {
+            Ok(domain) => admission::movable(domain).map_err(|denial| (denial, None)),
+            Err(e) => Err((
+                Denial { reason: DenyReason::HostTrouble, retry_after_s: Some(10) },
+                Some(e.to_string()),
+            )),
+        };
+        if let Err((denial, detail)) = fit {
+            return self.call_off(now, uuid, denial, detail);
+        }
+        let Some(guest) = self.guests.get_mut(&uuid) else { return };
+        if let Ok(domain) = domain {
+            guest.domain = domain;
+        }
+        let Some(guest) = self.guests.get(&uuid) else { return };
+        let Move::Choosing(plan) = &guest.mv else { return };
         let load_here = self
             .hosts
             .get(&self.config.me.name)

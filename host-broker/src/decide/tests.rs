@@ -119,7 +119,12 @@ impl World {
 
     fn hosts_answer(&mut self, migration: MigrationId) -> Vec<Action> {
         let answers = vec![Answer { host: "h2".into(), can_run: Ok(()), has_it: false }];
-        self.event(Event::Surveyed { uuid: VM, migration, answers })
+        self.event(Event::Surveyed {
+            uuid: VM,
+            migration,
+            domain: Ok(Box::new(domain(DomainState::Running { arrived: false }))),
+            answers,
+        })
     }
 
     /// From the request to the migrate call.
@@ -256,7 +261,12 @@ fn a_host_that_does_not_answer_is_not_asked() {
     w.pass(20);
     let actions = w.ask(1, Wishes::default());
     assert!(matches!(&actions[..], [Action::Survey { hosts, .. }] if hosts.is_empty()), "{actions:?}");
-    let actions = w.event(Event::Surveyed { uuid: VM, migration: MigrationId(1), answers: Vec::new() });
+    let actions = w.event(Event::Surveyed {
+        uuid: VM,
+        migration: MigrationId(1),
+        domain: Ok(Box::new(domain(DomainState::Running { arrived: false }))),
+        answers: Vec::new(),
+    });
     assert_eq!(denied(&actions), [DenyReason::NoDestination]);
 }
 
@@ -425,7 +435,7 @@ proptest! {
                 Step::Ask(id) => w.ask(id, Wishes::default()),
                 Step::Hello(ids) => w.hello(&ids.iter().map(|i| (*i, None)).collect::<Vec<_>>()),
                 Step::Surveyed(true) => w.hosts_answer(migration),
-                Step::Surveyed(false) => w.event(Event::Surveyed { uuid: VM, migration, answers: Vec::new() }),
+                Step::Surveyed(false) => w.event(Event::Surveyed { uuid: VM, migration, domain: Ok(Box::new(domain(DomainState::Running { arrived: false }))), answers: Vec::new() }),
                 Step::Written(ok) => {
                     let result = if ok { Ok(()) } else { Err(other_error()) };
                     written = ok.then_some(migration);

@@ -58,11 +58,11 @@ impl Executor {
             Action::Detach { uuid } => self.links.detach(uuid),
             Action::Tell { uuid, message } => self.links.tell(uuid, message),
             Action::TellOnce { uuid, message } => self.links.tell_once(uuid, message),
-            Action::Survey { uuid, migration, needs, hosts } => {
-                self.spawn(async move {
-                    Event::Surveyed { uuid, migration, answers: survey(&libvirt, uuid, needs, hosts).await }
-                });
-            }
+            Action::Survey { uuid, migration, needs, hosts } => self.spawn(async move {
+                let look = async { libvirt.domain(uuid).await.map(Box::new) };
+                let (domain, answers) = tokio::join!(look, survey(&libvirt, uuid, needs, hosts));
+                Event::Surveyed { uuid, migration, domain, answers }
+            }),
             Action::WriteTicket { uuid, migration, xml } => self.spawn(async move {
                 Event::TicketWritten { uuid, migration, result: libvirt.set_ticket(uuid, Some(xml)).await }
             }),

@@ -206,8 +206,14 @@ impl Stage {
     }
 
     pub fn wait_for_agent(&self, guest: &Guest) -> Result<()> {
+        let mut last = Value::Null;
         self.wait(&format!("the agent of {} to be connected", guest.name()), 20, || {
-            Ok(coms(guest, &["status"]).is_ok_and(|s| s["connected"] == true))
+            last = coms(guest, &["status"])?;
+            Ok(last["connected"] == true)
+        })
+        .map_err(|e| {
+            let log = guest.sh("cat /var/log/coms-agent.stderr").unwrap_or_default();
+            format!("{e}\nstatus {last}\n--- agent of {}\n{log}", guest.name()).into()
         })
     }
 
@@ -275,5 +281,14 @@ pub fn wait(what: &str, seconds: u64, mut done: impl FnMut() -> Result<bool>) ->
             return Err(format!("waited {seconds} s for {what}: {found:?}").into());
         }
         std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The ticket in a guest's metadata on a host, if there is one.
+pub fn ticket(stage: &Stage, i: usize, guest: &Guest) -> Result<Option<String>> {
+    match stage.host(i).virsh(&["metadata", guest.name(), "--uri", "urn:coms:domain:1", "--live"]) {
+        Ok(xml) => Ok(Some(xml).filter(|x| x.contains("ticket"))),
+        Err(e) if e.to_string().contains("not found") || e.to_string().contains("metadata") => Ok(None),
+        Err(e) => Err(e.into()),
     }
 }
