@@ -79,9 +79,10 @@ impl<const N: usize> Text<N> {
     }
 }
 
-/// Controls (C0, C1, DEL), line separators and characters that reverse the writing direction.
+/// Controls (C0, C1, DEL), line separators and characters that change the writing direction.
 fn forbidden(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    c.is_control()
+        || matches!(c, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 impl<const N: usize> fmt::Display for Text<N> {

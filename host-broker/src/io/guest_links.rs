@@ -172,15 +172,24 @@ impl Link {
         let mut bytes = Bucket::new(1024.0 * 1024.0, 256.0 * 1024.0);
         let mut messages = Bucket::new(20.0, 40.0);
         loop {
-            if !unread.is_empty() && session.wants_input() {
-                let used = session.receive(self.now(), &unread);
-                unread.drain(..used);
+            // As long as taking events makes room for more of what was read.
+            loop {
+                if !unread.is_empty() && session.wants_input() {
+                    let used = session.receive(self.now(), &unread);
+                    unread.drain(..used);
+                }
+                let mut took = false;
+                while let Some(event) = session.poll_event() {
+                    took = true;
+                    self.session_event(session, event, &mut messages).await?;
+                }
                 if unread.is_empty() {
                     unread = Vec::new();
+                    break;
                 }
-            }
-            while let Some(event) = session.poll_event() {
-                self.session_event(session, event, &mut messages).await?;
+                if !took {
+                    break;
+                }
             }
             if unwritten.is_empty() {
                 session.poll_transmit(self.now(), WRITE_ROOM, &mut unwritten);

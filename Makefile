@@ -1,0 +1,46 @@
+# Everything a person types. `make demo` and `make test` set up what they need themselves.
+
+# A scenario of the demo: make demo S=neighbours
+S ?= neighbours
+CARGO ?= cargo
+
+# rustc-web's cargo and the lab's nested builds must not inherit a caller's directories.
+unexport CARGO_TARGET_DIR
+
+.PHONY: help setup build demo test test-quick test-lab lint fuzz clean
+
+help:
+	@echo "make demo        a VM saves itself from noisy neighbours (needs root; < 5 min after building)"
+	@echo "make test        every test, on real libvirt hosts and guests (needs root; < 20 min)"
+	@echo "make test-quick  the tests that need no root and no VM"
+	@echo "make lint        rustfmt and clippy"
+	@echo "make build       the programs, into target/release"
+	@echo "make fuzz        search the wire for a crash (needs cargo-fuzz and a nightly toolchain)"
+
+setup:
+	@bash tests/setup.sh
+
+build: setup
+	$(CARGO) build --release -p coms-broker -p coms-agent
+
+demo: setup
+	$(CARGO) run --quiet --release -p coms-story --bin coms-demo -- $(S)
+
+test: setup test-quick test-lab
+
+test-quick:
+	$(CARGO) test --workspace --exclude coms-lab --exclude coms-story
+
+# One lab after the other: each has the machine's CPUs to itself.
+test-lab: setup
+	$(CARGO) test -p coms-lab -p coms-story -- --test-threads=1
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+fuzz:
+	cd tests/fuzz && $(CARGO) +nightly fuzz run session_receive -- -max_total_time=$${SECONDS_TO_FUZZ:-300}
+
+clean:
+	$(CARGO) clean
