@@ -36,6 +36,9 @@ impl Broker {
             Ok(ticket) => ticket,
             Err(e) => return self.void(now, uuid, &e.to_string()),
         };
+        if guest.concluded == Some(ticket.migration) {
+            return self.void(now, uuid, "its move is over");
+        }
         let outdated = guest.outdated_attempt == Some(ticket.attempt);
         match judge(&ticket, me, &guest.domain, now.unix_ms) {
             Standing::Arriving => {

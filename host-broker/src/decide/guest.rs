@@ -37,6 +37,9 @@ pub struct Guest {
     pub looked: Duration,
     /// The attempt whose ticket was too old when the domain began to arrive.
     pub outdated_attempt: Option<u64>,
+    /// The last move that was found not to have happened: its ticket has been answered for, even while it is
+    /// still in the metadata.
+    pub concluded: Option<MigrationId>,
     /// A ticket that means nothing any more is in the metadata; try again then.
     pub clear_ticket_at: Option<Duration>,
 }
@@ -55,6 +58,7 @@ impl Guest {
             undecided: false,
             looked: Duration::ZERO,
             outdated_attempt: None,
+            concluded: None,
             clear_ticket_at: None,
         }
     }

@@ -78,6 +78,9 @@ impl Broker {
             self.log(Level::Warn, Some(uuid), format!("{migration}: no ticket, no move: {e}"));
             self.call_off(now, uuid, Denial { reason, retry_after_s: Some(10) }, Some(e.to_string()));
             // It may have been written all the same.
+            if let Some(guest) = self.guests.get_mut(&uuid) {
+                guest.concluded = Some(migration);
+            }
             return self.clear_ticket(now, uuid);
         }
         let Some(destination) = plan.destination.as_ref().and_then(|d| self.config.host(d)) else { return };
@@ -231,7 +234,11 @@ impl Broker {
         }
         let Some(plan) = guest.mv.plan() else { return };
         let (migration, to) = (plan.migration, plan.destination.clone().unwrap_or_default());
-        guest.mv = Move::None;
+        // With it goes its link: what it said last, it says again where it is.
+        if guest.attached.is_some() {
+            self.out.push(Action::Detach { uuid });
+        }
+        self.guests.remove(&uuid);
         if let Some(record) = self.record_mut(migration) {
             record.state = MoveState::Left;
             record.ended_unix_ms = Some(now.unix_ms);
@@ -302,6 +309,7 @@ impl Broker {
         };
         if let Some(guest) = self.guests.get_mut(&uuid) {
             guest.mv = Move::None;
+            guest.concluded = Some(migration);
             guest.waiting.retain(|w| !plan.requests.contains(&w.request));
         }
         if let Some(record) = self.record_mut(migration) {

@@ -393,6 +393,8 @@ fn nothing_told_to_a_guest_names_a_host() {
 /// Anything that may happen to a source broker, in any order.
 #[derive(Debug, Clone)]
 enum Step {
+    /// What usually comes next, so that a search gets anywhere.
+    Next,
     Ask(u64),
     Hello(Vec<u64>),
     Surveyed(bool),
@@ -401,20 +403,23 @@ enum Step {
     Look(u8, bool),
     Gone,
     Left,
+    Cleared,
     Tick(u64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        (1u64..4).prop_map(Step::Ask),
-        prop::collection::vec(1u64..4, 0..3).prop_map(Step::Hello),
-        any::<bool>().prop_map(Step::Surveyed),
-        prop::bool::weighted(0.8).prop_map(Step::Written),
-        (0u8..4).prop_map(Step::Returned),
-        (0u8..4, any::<bool>()).prop_map(|(s, j)| Step::Look(s, j)),
-        Just(Step::Gone),
-        Just(Step::Left),
-        (1u64..400).prop_map(Step::Tick),
+        12 => Just(Step::Next),
+        1 => (1u64..4).prop_map(Step::Ask),
+        1 => prop::collection::vec(1u64..4, 0..3).prop_map(Step::Hello),
+        1 => any::<bool>().prop_map(Step::Surveyed),
+        1 => prop::bool::weighted(0.8).prop_map(Step::Written),
+        1 => (0u8..4).prop_map(Step::Returned),
+        1 => (0u8..4, any::<bool>()).prop_map(|(s, j)| Step::Look(s, j)),
+        1 => Just(Step::Gone),
+        1 => Just(Step::Left),
+        1 => Just(Step::Cleared),
+        1 => (1u64..400).prop_map(Step::Tick),
     ]
 }
 
@@ -428,10 +433,27 @@ proptest! {
         let mut migration = MigrationId(0);
         let mut written: Option<MigrationId> = None;
         let mut running: Option<MigrationId> = None;
+        // What the metadata holds: a write may succeed although the call reported an error.
+        let mut metadata: Option<String> = None;
         let mut finals: std::collections::BTreeMap<RequestId, HostToGuest> = Default::default();
+        let mut asked = 0;
         for step in steps {
+            let step = match step {
+                Step::Next => match w.broker.guests.get(&VM).map(|g| &g.mv) {
+                    None => Step::Look(0, false),
+                    Some(super::Move::None) if asked % 2 == 0 => Step::Ask(asked + 10),
+                    Some(super::Move::None) => Step::Look(0, false),
+                    Some(super::Move::Choosing(_)) => Step::Surveyed(true),
+                    Some(super::Move::WritingTicket { .. }) => Step::Written(true),
+                    Some(super::Move::Running { .. }) => Step::Returned(1),
+                    Some(super::Move::Unclear { .. }) => Step::Look(0, false),
+                },
+                other => other,
+            };
+            asked += 1;
             let may_have_ended = matches!(step, Step::Look(..) | Step::Gone | Step::Left | Step::Returned(0));
             let actions = match step {
+                Step::Next => Vec::new(),
                 Step::Ask(id) => w.ask(id, Wishes::default()),
                 Step::Hello(ids) => w.hello(&ids.iter().map(|i| (*i, None)).collect::<Vec<_>>()),
                 Step::Surveyed(true) => w.hosts_answer(migration),
@@ -457,9 +479,13 @@ proptest! {
                         DomainState::Other,
                         DomainState::ShutOff,
                     ][usize::from(state)];
-                    w.look(Domain { job_active: job, ..domain(state) })
+                    w.look(Domain { job_active: job, ticket_xml: metadata.clone(), ..domain(state) })
                 }
                 Step::Gone => w.event(Event::Domain { uuid: VM, result: Err(HvError::NoDomain { operation: "look", detail: String::new() }) }),
+                Step::Cleared => {
+                    metadata = None;
+                    w.event(Event::TicketCleared { uuid: VM, result: Ok(()) })
+                }
                 Step::Left => w.event(Event::Hypervisor(HvEvent::Left { uuid: VM })),
                 Step::Tick(seconds) => {
                     w.pass(seconds);
@@ -470,6 +496,7 @@ proptest! {
             for action in &actions {
                 match action {
                     Action::Survey { migration: m, .. } => migration = *m,
+                    Action::WriteTicket { xml, .. } => metadata = Some(xml.clone()),
                     Action::Migrate { migration: m, spec } => {
                         prop_assert_eq!(written, Some(*m), "a migrate call without its ticket");
                         prop_assert!(running.is_none(), "two migrate calls at once");
@@ -498,6 +525,7 @@ proptest! {
             }
             if !w.broker.guests.contains_key(&VM) {
                 finals.clear();
+                metadata = None;
             }
         }
     }
