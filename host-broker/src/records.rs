@@ -57,7 +57,7 @@ pub struct MoveRecord {
     /// libvirt's own words, for the operator only.
     pub detail: Option<String>,
     /// Why each host was or was not chosen.
-    #[serde(default, skip_deserializing)]
+    #[serde(default)]
     pub considered: Vec<Considered>,
     pub received_unix_ms: u64,
     /// From the request's receipt to libvirt's migrate call.

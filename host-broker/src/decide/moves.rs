@@ -301,7 +301,8 @@ impl Broker {
     /// The domain runs here and no job does: the move is over without having happened.
     fn did_not_leave(&mut self, now: Now, uuid: Uuid, plan: &Plan, end: End) {
         let migration = plan.migration;
-        let figures = to_wire(&plan.figures);
+        // While a job runs its downtime is libvirt's guess of what is to come.
+        let figures = Figures { downtime_ms: None, ..to_wire(&plan.figures) };
         let (state, reason) = match end {
             End::Denied(reason) => (MoveState::Denied, reason.to_string()),
             End::Failed(reason) => (MoveState::Failed, reason.to_string()),
@@ -387,7 +388,8 @@ fn end_of(error: Option<&HvError>, rounds: u32, time_limit_hit: bool, my_libvirt
 /// A job's figures as a guest may know them.
 pub(super) fn to_wire(f: &JobFigures) -> Figures {
     Figures {
-        total_ms: f.total_ms,
+        // 0 is said of a job that has hardly begun.
+        total_ms: f.total_ms.filter(|ms| *ms > 0),
         downtime_ms: f.downtime_ms,
         bytes: f.bytes,
         pages: f.pages_normal,

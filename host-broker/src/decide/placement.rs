@@ -2,7 +2,7 @@
 //! refused ones too.
 
 use super::load::Load;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A host as placement sees it.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,7 +29,7 @@ pub struct Demand {
 }
 
 /// Why a host is or is not the one.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "verdict")]
 pub enum Verdict {
     /// Least loaded of the eligible.
@@ -61,7 +61,7 @@ pub enum Verdict {
 }
 
 /// One line of a decision.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Considered {
     pub host: String,
     #[serde(flatten)]

@@ -65,6 +65,8 @@ fn a_move_that_cannot_be_leaves_the_guest_running_and_says_why() -> Result<()> {
         wait("a job to abort", 20, || {
             Ok(stage.host(0).virsh(&["domjobinfo", guest.name()])?.contains("Data remaining"))
         })?;
+        // Well into the copying.
+        std::thread::sleep(Duration::from_millis(1500));
         stage.host(0).virsh(&["domjobabort", guest.name()])?;
         Ok(())
     };
@@ -74,12 +76,18 @@ fn a_move_that_cannot_be_leaves_the_guest_running_and_says_why() -> Result<()> {
         aborting.join().map_err(|_| "aborting panicked")??;
         answer
     })?;
-    assert_eq!((&answer["event"], &answer["by"]), (&"cancelled".into(), &"foreign".into()), "{answer}");
+    // libvirt mostly says that it was aborted; sometimes the broken connection that follows from it wins.
+    let said = (answer["event"].as_str().unwrap_or_default(), answer["why"].as_str().unwrap_or_default());
+    assert!(
+        [("cancelled", "by-foreign"), ("failed", "source-error")].contains(&said),
+        "{answer}\n{}",
+        stage.logs()
+    );
     stayed(&stage, &guest, &answer)?;
 
     // It never converges: the operator's time limit ends it.
     let answer = ask(&guest)?;
-    assert_eq!((&answer["event"], &answer["reason"]), (&"failed".into(), &"time-limit".into()), "{answer}");
+    assert_eq!((&answer["event"], &answer["why"]), (&"failed".into(), &"time-limit".into()), "{answer}");
     stayed(&stage, &guest, &answer)?;
     guest.stop_dirtying()?;
 
