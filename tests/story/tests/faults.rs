@@ -107,7 +107,10 @@ fn a_move_that_cannot_be_leaves_the_guest_running_and_says_why() -> Result<()> {
     let record = all.as_array().and_then(|a| a.last()).cloned().unwrap_or_default();
     assert_eq!(record["considered"][0]["verdict"], "no-answer", "the reason is recorded: {record}");
 
-    // Back again, all is well: nothing of the above is left behind.
+    // Back again, with the link as wide as it goes, all is well: nothing of the above is left behind.
+    for i in 0..2 {
+        stage.host(i).set_rate_mbit(None)?;
+    }
     stage.host(1).start_libvirtd()?;
     stage.wait(
         "the destination to answer",
