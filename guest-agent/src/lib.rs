@@ -6,14 +6,14 @@
 //!   io::event_loop   carries the actions out, in order: what must be remembered is on disk first
 //! ```
 //!
-//! One turn, with the numbers of the flow (the host's half is in the broker):
+//! The guest's steps of the one flow (ARCHITECTURE.md has all eleven):
 //!
-//! 1. a probe's result arrives ([`io::probes`]) and the workload's rule judges it ([`decide::rule`]);
-//! 2. slow for long enough: a request is made, saved, then sent ([`decide::request`]);
-//! 3. accepted, already running or denied; the guest's clock is compared with the host's ([`decide::clock`]);
-//! 4. the VM moves; the port's peer changes; hello names the request that still waits;
-//! 5. the outcome arrives, is saved, acknowledged, and told ([`io::event_log`], [`io::socket`]);
-//! 6. the workloads are measured again: did it help? ([`decide::effect`]).
+//!  1. a probe's result arrives ([`io::probes`]) and the workload's rule judges it ([`decide::rule`]);
+//!  2. slow for long enough: a request is made, saved, then sent ([`decide::request`]);
+//!  6. accepted, already running or denied; the guest's clock is compared with the host's ([`decide::clock`]);
+//!  8. the VM moves; the port's peer changes; hello names the request that still waits;
+//! 10. the outcome arrives, is saved, acknowledged, and told ([`io::event_log`], [`io::socket`]);
+//! 11. the workloads are measured again: did it help? ([`decide::effect`]).
 //!
 //! Never here: a decision in `io`, a clock or a file in `decide`, an acknowledgement before its message is saved.
 

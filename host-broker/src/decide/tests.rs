@@ -1,5 +1,7 @@
 //! The broker's decisions as scripts, and as a search for an order of events that breaks a promise.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "a script looks for what it is about")]
+
 use super::Broker;
 use crate::action::Action;
 use crate::alias::AliasKey;
@@ -322,7 +324,8 @@ fn tickets_without_effect_never_yield_completed_and_are_removed() {
     let elsewhere = |_: &World, t: Ticket| Ticket { destination: Uuid::from_u128(0xbad), ..t };
     let older = |w: &World, t: Ticket| Ticket { written_unix_ms: w.now.unix_ms - 61_000, ..t };
     let same = |_: &World, t: Ticket| Ticket { source: H2, ..t };
-    let cases: [(&str, &dyn Fn(&World, Ticket) -> Ticket); 4] = [
+    type Change<'a> = &'a dyn Fn(&World, Ticket) -> Ticket;
+    let cases: [(&str, Change<'_>); 4] = [
         ("expired", &expired),
         ("for another host", &elsewhere),
         ("of an older attempt", &older),
@@ -436,8 +439,7 @@ proptest! {
         // What the metadata holds: a write may succeed although the call reported an error.
         let mut metadata: Option<String> = None;
         let mut finals: std::collections::BTreeMap<RequestId, HostToGuest> = Default::default();
-        let mut asked = 0;
-        for step in steps {
+        for (asked, step) in (0u64..).zip(steps) {
             let step = match step {
                 Step::Next => match w.broker.guests.get(&VM).map(|g| &g.mv) {
                     None => Step::Look(0, false),
@@ -450,7 +452,6 @@ proptest! {
                 },
                 other => other,
             };
-            asked += 1;
             let may_have_ended = matches!(step, Step::Look(..) | Step::Gone | Step::Left | Step::Returned(0));
             let actions = match step {
                 Step::Next => Vec::new(),

@@ -31,7 +31,7 @@ fn a_thousand_numbered_messages_each_way_cross_ten_moves_none_lost_none_doubled(
             })?;
         }
         assert!(!ping.is_finished(), "the numbers ran out before the moves: nothing crossed the last ones");
-        Ok(ping.join().map_err(|_| "ping panicked")??)
+        ping.join().map_err(|_| "ping panicked")?
     })?;
     let (status, said) = ping;
     println!("accel=tcg {said}");

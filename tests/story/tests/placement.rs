@@ -1,6 +1,6 @@
 //! Three hosts: where to, and what a host that hangs may cost.
 
-use coms_lab::{GuestConfig, Signal};
+use coms_lab::GuestConfig;
 use coms_story::*;
 use serde_json::Value;
 use std::time::{Duration, Instant};
