@@ -95,6 +95,7 @@ impl Broker {
         let migration = ticket.migration;
         guest.arrival = Some(Arrival { ticket, stage: Stage::Here { at, since: now.mono }, told: None });
         self.record_arrival(now, uuid, &ticket);
+        self.moved(uuid, now.unix_ms);
         if let Some(record) = self.record_mut(migration) {
             record.state = MoveState::Arrived;
             record.ended_unix_ms = Some(now.unix_ms);

@@ -29,7 +29,7 @@ use crate::alias::AliasKey;
 use crate::config::{Config, Host};
 use crate::event::{Event, LinkEvent, Now};
 use crate::hypervisor::{Domain, DomainState, HvError, HvEvent};
-use crate::records::MoveRecord;
+use crate::records::{MoveRecord, MoveState};
 use admission::Denial;
 use coms_protocol::guest_to_host::GuestToHost;
 use coms_protocol::host_to_guest::{HostHello, HostToGuest};
@@ -41,6 +41,8 @@ use uuid::Uuid;
 
 /// Moves remembered for `comsctl migrations`.
 const RECORDS: usize = 500;
+/// How long a guest's last move is shown, at least.
+const MOVED_KEPT: Duration = Duration::from_secs(7 * 86_400);
 /// A domain whose state is unclear is looked at this often.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -55,6 +57,8 @@ pub struct Broker {
     hosts: BTreeMap<String, load::History>,
     guests: BTreeMap<Uuid, Guest>,
     records: VecDeque<MoveRecord>,
+    /// When each guest last moved.
+    moved_unix_ms: BTreeMap<Uuid, u64>,
     out: Vec<Action>,
 }
 
@@ -71,6 +75,10 @@ impl Broker {
             .map(|h| (h.name.clone(), load::History::default()))
             .collect();
         let skip = past.len().saturating_sub(RECORDS);
+        let moved =
+            |r: &&MoveRecord| matches!(r.state, MoveState::Left | MoveState::Arrived | MoveState::Completed);
+        let moved_unix_ms =
+            past.iter().filter(moved).filter_map(|r| Some((r.uuid, r.ended_unix_ms?))).collect();
         Self {
             config,
             aliases,
@@ -79,6 +87,7 @@ impl Broker {
             hosts,
             guests: BTreeMap::new(),
             records: past.into_iter().skip(skip).collect(),
+            moved_unix_ms,
             out: Vec::new(),
         }
     }
@@ -256,6 +265,8 @@ impl Broker {
     }
 
     fn tick(&mut self, now: Now) {
+        let keep_ms = self.config.limits.cooldown.max(MOVED_KEPT).as_millis() as u64;
+        self.moved_unix_ms.retain(|_, at| at.saturating_add(keep_ms) > now.unix_ms);
         let uuids: Vec<Uuid> = self.guests.keys().copied().collect();
         for uuid in uuids {
             self.time_limit(now, uuid);
@@ -347,9 +358,11 @@ impl Broker {
 
     /// When this guest last moved, from either end.
     fn last_moved_unix_ms(&self, uuid: Uuid) -> Option<u64> {
-        use crate::records::MoveState as S;
-        let moved =
-            |r: &&MoveRecord| r.uuid == uuid && matches!(r.state, S::Left | S::Arrived | S::Completed);
-        self.records.iter().filter(moved).filter_map(|r| r.ended_unix_ms).max()
+        self.moved_unix_ms.get(&uuid).copied()
+    }
+
+    /// Apart from the records, which are as many as they are: no guest can crowd out another's rest.
+    fn moved(&mut self, uuid: Uuid, unix_ms: u64) {
+        self.moved_unix_ms.insert(uuid, unix_ms);
     }
 }

@@ -239,6 +239,7 @@ impl Broker {
             self.out.push(Action::Detach { uuid });
         }
         self.guests.remove(&uuid);
+        self.moved(uuid, now.unix_ms);
         if let Some(record) = self.record_mut(migration) {
             record.state = MoveState::Left;
             record.ended_unix_ms = Some(now.unix_ms);

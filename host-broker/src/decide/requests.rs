@@ -128,6 +128,8 @@ impl Broker {
         };
         let technique = match admitted {
             Ok(technique) => technique,
+            // Not worth a record: a guest that asks too often would fill them with itself.
+            Err(denial) if denial.reason == DenyReason::TooOften => return Err(denial),
             Err(denial) => {
                 let reason = Some(denial.reason.to_string());
                 self.add_record(MoveRecord {
@@ -272,7 +274,9 @@ impl Broker {
     }
 
     pub(super) fn deny(&mut self, uuid: Uuid, request: RequestId, denial: Denial) {
-        self.log(Level::Info, Some(uuid), format!("request {request} denied: {}", denial.reason));
+        if denial.reason != DenyReason::TooOften {
+            self.log(Level::Info, Some(uuid), format!("request {request} denied: {}", denial.reason));
+        }
         let Denial { reason, retry_after_s } = denial;
         self.answer(uuid, request, Denied { request, reason, retry_after_s });
     }

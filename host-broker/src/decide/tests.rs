@@ -372,6 +372,27 @@ fn a_restarted_source_finds_that_its_vm_did_not_leave() {
 }
 
 #[test]
+fn rest_between_moves_holds_at_the_destination_too_and_across_its_restart() {
+    let mut w = World::destination();
+    let t = ticket(&w);
+    w.look(arriving(t, DomainState::Incoming));
+    w.event(Event::Hypervisor(HvEvent::Arrived { uuid: VM }));
+    w.hello(&[]);
+    w.pass(10);
+    assert_eq!(denied(&w.ask(2, Wishes::default())), [DenyReason::Cooldown]);
+
+    let saved = |a: &Action| if let Action::Record(r) = a { Some((**r).clone()) } else { None };
+    let past: Vec<_> = w.actions.iter().filter_map(saved).collect();
+    assert!(!past.is_empty());
+    w.broker = Broker::new(config("h2", "h1"), AliasKey::new(b"k"), past, Box::new(|| 99));
+    w.look(domain(DomainState::Running { arrived: true }));
+    w.hello(&[]);
+    assert_eq!(denied(&w.ask(3, Wishes::default())), [DenyReason::Cooldown]);
+    w.pass(51);
+    assert!(denied(&w.ask(4, Wishes::default())).is_empty());
+}
+
+#[test]
 fn what_a_hello_claims_is_asked_for_again_not_believed() {
     let mut w = World::source();
     let actions = w.hello(&[(5, Some(99))]);
