@@ -93,6 +93,7 @@ impl Broker {
             return;
         }
         let migration = ticket.migration;
+        guest.undecided = false;
         guest.arrival = Some(Arrival { ticket, stage: Stage::Here { at, since: now.mono }, told: None });
         self.record_arrival(now, uuid, &ticket);
         self.moved(uuid, now.unix_ms);
