@@ -1,6 +1,7 @@
 //! The whole product on the lab: brokers on real hosts, the agent in real guests, and short words for what
 //! the tests and the demo do with them.
 
+pub mod demo;
 mod told;
 
 use coms_lab::{
