@@ -325,6 +325,16 @@ impl TypedLimits {
                 "it is a difference of load per CPU; 0.2 is usual",
             );
         }
+        if self.ticket_ttl_s < self.max_total_s.saturating_add(60) {
+            return wrong(
+                "limits.ticket_ttl_s",
+                format!(
+                    "{} s may end before a move of max_total_s = {} s does",
+                    self.ticket_ttl_s, self.max_total_s
+                ),
+                "leave at least a minute more than max_total_s, better a day",
+            );
+        }
         Ok(Limits {
             simultaneous_moves: range("simultaneous_moves", self.simultaneous_moves.into(), 1, 64)? as u32,
             cooldown: Duration::from_secs(range("cooldown_s", self.cooldown_s, 0, 30 * 86_400)?),
@@ -380,7 +390,14 @@ fn check_host(
             "leave it out to take what libvirt claims",
         );
     }
-    Ok(Host { name, region, libvirt, migrate_uri, cpus, memory_kib: memory_mib.map(|m| m * 1024) })
+    Ok(Host {
+        name,
+        region,
+        libvirt,
+        migrate_uri,
+        cpus,
+        memory_kib: memory_mib.map(|m| m.saturating_mul(1024)),
+    })
 }
 
 #[cfg(test)]
@@ -423,6 +440,7 @@ mod tests {
             ("cpus = 4", "cpus = 0", "hosts[0].cpus"),
             ("[guests]", "[limits]\nsimultaneous_moves = 0\n[guests]", "limits.simultaneous_moves"),
             ("cpus = 4", "cpu = 4", "cpu"),
+            ("[guests]", "[limits]\nticket_ttl_s = 60\n[guests]", "limits.ticket_ttl_s"),
         ] {
             let text = parse(&GOOD.replace(from, to)).unwrap_err().to_string();
             assert!(text.contains("/etc/coms/broker.toml") && text.contains(key), "{text}");

@@ -72,11 +72,12 @@ pub fn movable(domain: &Domain) -> Result<(), Denial> {
 /// Whether policy lets it be moved now.
 pub fn admit(limits: &Limits, s: &Situation<'_>) -> Result<Technique, Denial> {
     if !s.by_operator {
-        if !s.enabled {
-            return Err(Denial::new(DenyReason::NotEnabled));
-        }
+        // First, so that what follows it costs a record and a line of log only so often.
         if s.requests_last_minute > limits.requests_per_minute as usize {
             return Err(Denial::after(DenyReason::TooOften, Duration::from_secs(60)));
+        }
+        if !s.enabled {
+            return Err(Denial::new(DenyReason::NotEnabled));
         }
         if let Some(rest) = s.since_last_move.and_then(|since| limits.cooldown.checked_sub(since))
             && !rest.is_zero()

@@ -36,18 +36,36 @@ impl Broker {
             Ok(ticket) => ticket,
             Err(e) => return self.void(now, uuid, &e.to_string()),
         };
-        if guest.concluded == Some(ticket.migration) {
+        let ended = |r: &MoveRecord| {
+            r.migration == ticket.migration
+                && matches!(r.state, MoveState::Denied | MoveState::Failed | MoveState::Cancelled)
+        };
+        // Answered for: by this broker, or by its predecessor, whose records say so.
+        if guest.concluded == Some(ticket.migration)
+            || (ticket.source == me && self.records.iter().any(ended))
+        {
             return self.void(now, uuid, "its move is over");
         }
         let outdated = guest.outdated_attempt == Some(ticket.attempt);
         match judge(&ticket, me, &guest.domain, now.unix_ms) {
             Standing::Arriving => {
                 guest.undecided = true;
-                let too_old = now.unix_ms > ticket.written_unix_ms.saturating_add(FRESH_TICKET_MS);
-                if guest.arrival.is_none() && (too_old || ticket.expires_unix_ms < now.unix_ms) {
+                if guest.arrival.as_ref().is_some_and(|a| a.ticket.attempt == ticket.attempt) {
+                    return;
+                }
+                let fresh_until = ticket.written_unix_ms.saturating_add(FRESH_TICKET_MS);
+                // One that was not there to see it begin cannot tell by the ticket's age.
+                let saw_it_begin = self.listening_since_unix_ms <= fresh_until;
+                let too_old =
+                    (saw_it_begin && now.unix_ms > fresh_until) || ticket.expires_unix_ms < now.unix_ms;
+                self.arrival_lost(now, uuid);
+                let Some(guest) = self.guests.get_mut(&uuid) else { return };
+                guest.arrival = None;
+                if too_old {
                     guest.outdated_attempt = Some(ticket.attempt);
-                } else if !outdated && guest.arrival.is_none() {
-                    guest.arrival = Some(Arrival { ticket, stage: Stage::Coming, told: None });
+                } else if !outdated {
+                    guest.arrival =
+                        Some(Arrival { ticket, stage: Stage::Coming, since: now.mono, told: None });
                     self.record_arrival(now, uuid, &ticket);
                 }
             }
@@ -75,9 +93,13 @@ impl Broker {
         };
         guest.domain.state = DomainState::Running { arrived: true };
         match &guest.arrival {
-            Some(arrival) => {
+            Some(arrival) if arrival.ticket.expires_unix_ms >= now.unix_ms => {
                 let ticket = arrival.ticket;
                 self.here(now, uuid, ticket, Some(now.mono));
+            }
+            Some(_) => {
+                guest.arrival = None;
+                self.read_ticket(now, uuid);
             }
             None => self.read_ticket(now, uuid),
         }
@@ -94,7 +116,8 @@ impl Broker {
         }
         let migration = ticket.migration;
         guest.undecided = false;
-        guest.arrival = Some(Arrival { ticket, stage: Stage::Here { at, since: now.mono }, told: None });
+        guest.arrival =
+            Some(Arrival { ticket, stage: Stage::Here { at, since: now.mono }, since: now.mono, told: None });
         self.record_arrival(now, uuid, &ticket);
         self.moved(uuid, now.unix_ms);
         if let Some(record) = self.record_mut(migration) {

@@ -14,6 +14,8 @@ use std::time::Duration;
 const ANSWERS: usize = 16;
 /// Requests that one move may answer.
 pub const FOLLOWERS: usize = 8;
+/// Requests that wait until it is known what became of a move; as many as a hello can name.
+pub const WAITING: usize = 8;
 
 #[derive(Debug)]
 pub struct Guest {
@@ -97,6 +99,8 @@ pub enum Move {
         started: Duration,
         rounds: u32,
         time_limit_hit: bool,
+        /// When libvirt is told (again) to abort.
+        abort_at: Duration,
     },
     Unclear {
         plan: Plan,
@@ -168,11 +172,18 @@ pub struct Plan {
 pub struct Arrival {
     pub ticket: Ticket,
     pub stage: Stage,
+    /// In this stage or the one before it.
+    pub since: Duration,
     /// The outcome, once it is made.
     pub told: Option<Completed>,
 }
 
 impl Arrival {
+    /// The guest asked for this move and has not acknowledged how it ended.
+    pub fn owes_an_answer(&self) -> bool {
+        self.ticket.request.is_some() && matches!(self.stage, Stage::Here { .. } | Stage::Telling { .. })
+    }
+
     /// This move is what the guest waits for: by the request behind it, or by the id it was accepted under. A
     /// guest that knows the request under another id was told so by a later attempt.
     pub fn answers(&self, w: Waiting) -> bool {

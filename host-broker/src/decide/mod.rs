@@ -41,6 +41,13 @@ use uuid::Uuid;
 
 /// Moves remembered for `comsctl migrations`.
 const RECORDS: usize = 500;
+/// All domains are listed anew this often, and this soon after an answer that failed.
+const RELIST: Duration = Duration::from_secs(60);
+const RELIST_SOON: Duration = Duration::from_secs(2);
+/// While somebody else moves the domain, libvirt takes 30 s to refuse a change of its metadata: one try at a
+/// time, so that they do not take the place of other guests' tickets.
+const CLEAR_LIMIT: Duration = Duration::from_secs(40);
+const CLEAR_AGAIN: Duration = Duration::from_secs(5);
 /// How long a guest's last move is shown, at least.
 const MOVED_KEPT: Duration = Duration::from_secs(7 * 86_400);
 /// A domain whose state is unclear is looked at this often.
@@ -59,6 +66,10 @@ pub struct Broker {
     records: VecDeque<MoveRecord>,
     /// When each guest last moved.
     moved_unix_ms: BTreeMap<Uuid, u64>,
+    /// From when on nothing that libvirt told was missed: what began before that, began unseen.
+    listening_since_unix_ms: u64,
+    /// All domains are listed again then: an answer that failed or an event that was lost costs time only.
+    relist_at: Duration,
     out: Vec<Action>,
 }
 
@@ -88,6 +99,8 @@ impl Broker {
             guests: BTreeMap::new(),
             records: past.into_iter().skip(skip).collect(),
             moved_unix_ms,
+            listening_since_unix_ms: u64::MAX,
+            relist_at: Duration::ZERO,
             out: Vec::new(),
         }
     }
@@ -96,8 +109,14 @@ impl Broker {
     pub fn handle(&mut self, now: Now, event: Event) -> Vec<Action> {
         match event {
             Event::Hypervisor(event) => self.hypervisor(now, event),
-            Event::Domains(Ok(domains)) => self.all_seen(now, domains),
-            Event::Domains(Err(e)) => self.log(Level::Warn, None, format!("listing the domains: {e}")),
+            Event::Domains(Ok(domains)) => {
+                self.relist_at = now.mono + RELIST;
+                self.all_seen(now, domains);
+            }
+            Event::Domains(Err(e)) => {
+                self.relist_at = now.mono + RELIST_SOON;
+                self.log(Level::Warn, None, format!("listing the domains: {e}"));
+            }
             Event::Domain { uuid, result: Ok(domain) } => {
                 debug_assert_eq!(uuid, domain.uuid);
                 self.seen(now, domain);
@@ -111,7 +130,7 @@ impl Broker {
             Event::TicketWritten { uuid, migration, result } => {
                 self.ticket_written(now, uuid, migration, result)
             }
-            Event::TicketCleared { uuid, result } => self.ticket_cleared(uuid, result),
+            Event::TicketCleared { uuid, result } => self.ticket_cleared(now, uuid, result),
             Event::Progress { uuid, migration, figures } => self.progress(now, uuid, migration, &figures),
             Event::Returned { uuid, migration, result } => self.returned(now, uuid, migration, result),
             Event::Figures { uuid, migration, figures } => {
@@ -126,6 +145,7 @@ impl Broker {
     fn hypervisor(&mut self, now: Now, event: HvEvent) {
         match event {
             HvEvent::Connected => {
+                self.listening_since_unix_ms = now.unix_ms;
                 self.log(Level::Info, None, "connected to libvirt".into());
                 self.out.extend([Action::SampleMe, Action::ListDomains]);
             }
@@ -148,9 +168,8 @@ impl Broker {
     fn all_seen(&mut self, now: Now, domains: Vec<Domain>) {
         let gone: Vec<Uuid> =
             self.guests.keys().copied().filter(|u| !domains.iter().any(|d| d.uuid == *u)).collect();
-        for uuid in gone {
-            self.forget(now, uuid);
-        }
+        // The list may be older than what was seen since: ask for each by itself.
+        self.out.extend(gone.into_iter().map(|uuid| Action::Look { uuid }));
         for domain in domains {
             self.seen(now, domain);
         }
@@ -190,7 +209,9 @@ impl Broker {
         match error {
             HvError::NoDomain { .. } => self.forget(now, uuid),
             // Known already from the connection; what matters is looked at again.
-            HvError::Unreachable { .. } | HvError::Busy { .. } => {}
+            HvError::Unreachable { .. } | HvError::Busy { .. } => {
+                self.relist_at = self.relist_at.min(now.mono + RELIST_SOON);
+            }
             HvError::Refused { .. }
             | HvError::RefusedThere { .. }
             | HvError::Aborted { .. }
@@ -265,6 +286,10 @@ impl Broker {
     }
 
     fn tick(&mut self, now: Now) {
+        if self.relist_at <= now.mono {
+            self.relist_at = now.mono + RELIST;
+            self.out.push(Action::ListDomains);
+        }
         let keep_ms = self.config.limits.cooldown.max(MOVED_KEPT).as_millis() as u64;
         self.moved_unix_ms.retain(|_, at| at.saturating_add(keep_ms) > now.unix_ms);
         let uuids: Vec<Uuid> = self.guests.keys().copied().collect();
@@ -282,14 +307,14 @@ impl Broker {
                 self.out.push(Action::Look { uuid });
             }
             if guest.clear_ticket_at.is_some_and(|at| at <= now.mono) && guest.mv.is_none() {
-                guest.clear_ticket_at = Some(now.mono + Duration::from_secs(5));
+                guest.clear_ticket_at = Some(now.mono + CLEAR_LIMIT);
                 self.out.push(Action::ClearTicket { uuid });
             }
             self.arrival_tick(now, uuid);
         }
     }
 
-    fn ticket_cleared(&mut self, uuid: Uuid, result: Result<(), HvError>) {
+    fn ticket_cleared(&mut self, now: Now, uuid: Uuid, result: Result<(), HvError>) {
         let Some(guest) = self.guests.get_mut(&uuid) else { return };
         match result {
             Ok(()) => {
@@ -298,14 +323,17 @@ impl Broker {
             }
             // Tried again by the clock.
             Err(HvError::NoDomain { .. }) => {}
-            Err(e) => self.log(Level::Warn, Some(uuid), format!("the ticket stays for now: {e}")),
+            Err(e) => {
+                guest.clear_ticket_at = Some(now.mono + CLEAR_AGAIN);
+                self.log(Level::Warn, Some(uuid), format!("the ticket stays for now: {e}"));
+            }
         }
     }
 
     /// Takes the ticket out of the domain, now and again until it is gone.
     fn clear_ticket(&mut self, now: Now, uuid: Uuid) {
         if let Some(guest) = self.guests.get_mut(&uuid) {
-            guest.clear_ticket_at = Some(now.mono + Duration::from_secs(5));
+            guest.clear_ticket_at = Some(now.mono + CLEAR_LIMIT);
             self.out.push(Action::ClearTicket { uuid });
         }
     }
@@ -343,7 +371,9 @@ impl Broker {
 
     fn add_record(&mut self, record: MoveRecord) {
         if self.records.len() >= RECORDS {
-            self.records.pop_front();
+            // Never one that is still being written.
+            let oldest = self.records.iter().position(|r| r.state.is_final()).unwrap_or(0);
+            self.records.remove(oldest);
         }
         self.records.push_back(record);
     }

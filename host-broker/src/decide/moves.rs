@@ -13,7 +13,10 @@ use coms_protocol::host_to_guest::{Accepted, Cancelled, Failed, Notice, Progress
 use coms_protocol::types::{
     DenyReason, FailReason, Figures, Initiator, MigrationId, Phase, RequestId, Technique,
 };
+use std::time::Duration;
 use uuid::Uuid;
+
+const ABORT_AGAIN: Duration = Duration::from_secs(30);
 
 impl Broker {
     /// Step 5. The ticket must be there before memory moves: libvirt admits no change during a migration.
@@ -51,7 +54,6 @@ impl Broker {
         guest.mv = Move::WritingTicket { plan, ticket };
         // The new ticket takes the place of whatever is there.
         guest.clear_ticket_at = None;
-        guest.arrival = None;
         if let Some(record) = self.record_mut(migration) {
             record.state = MoveState::WritingTicket;
         }
@@ -96,6 +98,7 @@ impl Broker {
             max_downtime_ms: wished_ms.into_iter().chain(limits.max_downtime_ms).min(),
         };
         plan.accepted = true;
+        guest.arrival = None;
         let notice = Notice {
             migration,
             request: ticket.request,
@@ -108,7 +111,13 @@ impl Broker {
         let requests = plan.requests.clone();
         let waited = now.mono.saturating_sub(plan.received);
         guest.domain.ticket_xml = Some(ticket.to_xml());
-        guest.mv = Move::Running { plan, started: now.mono, rounds: 0, time_limit_hit: false };
+        guest.mv = Move::Running {
+            plan,
+            started: now.mono,
+            rounds: 0,
+            time_limit_hit: false,
+            abort_at: now.mono + self.config.limits.max_total,
+        };
         for request in requests {
             self.tell(uuid, Accepted { request, migration });
         }
@@ -177,10 +186,12 @@ impl Broker {
     pub(super) fn time_limit(&mut self, now: Now, uuid: Uuid) {
         let limit = self.config.limits.max_total;
         let Some(guest) = self.guests.get_mut(&uuid) else { return };
-        let Move::Running { plan, started, time_limit_hit, .. } = &mut guest.mv else { return };
-        if *started + limit > now.mono || *time_limit_hit {
+        let Move::Running { plan, time_limit_hit, abort_at, .. } = &mut guest.mv else { return };
+        if *abort_at > now.mono {
             return;
         }
+        // Again if need be: libvirt refuses while the job is not quite there.
+        *abort_at = now.mono + ABORT_AGAIN;
         *time_limit_hit = true;
         let text = format!("{}: not done after {} s, aborting", plan.migration, limit.as_secs());
         self.log(Level::Warn, Some(uuid), text);

@@ -2,7 +2,7 @@
 
 use super::Broker;
 use super::admission::{self, Denial, Situation};
-use super::guest::{FOLLOWERS, Move, Plan};
+use super::guest::{FOLLOWERS, Guest, Move, Plan, WAITING};
 use super::placement::{self, Candidate, Demand};
 use crate::action::{Action, Level};
 use crate::control::Reply;
@@ -15,6 +15,9 @@ use coms_protocol::types::{DenyReason, Figures, Initiator, MigrationId, RequestI
 use std::time::Duration;
 use uuid::Uuid;
 
+/// How long after an arrival its guest's agent may still come back to hear of it.
+const AGENT_MAY_COME: Duration = Duration::from_secs(60);
+
 impl Broker {
     /// A guest asks. Answered exactly once per id with something final; the same id again repeats the answer.
     pub(super) fn request(&mut self, now: Now, uuid: Uuid, request: Request) {
@@ -23,18 +26,26 @@ impl Broker {
         if let Some(answer) = guest.answer_to(request.id).cloned() {
             return self.tell(uuid, answer);
         }
-        let as_waiting = Waiting { request: request.id, migration: None };
-        if guest.arrival.as_ref().is_some_and(|a| a.answers(as_waiting)) || guest.undecided {
-            // It became the move that brought the VM here, or may have: the outcome comes first.
-            guest.waiting.push(as_waiting);
-            return self.answer_waiting(uuid);
-        }
         guest.asked_at.push_back(now.mono);
         while guest.asked_at.front().is_some_and(|at| *at + Duration::from_secs(60) < now.mono) {
             guest.asked_at.pop_front();
         }
         // One more than can be allowed is enough to refuse.
         guest.asked_at.truncate(self.config.limits.requests_per_minute as usize + 1);
+        let as_waiting = Waiting { request: request.id, migration: None };
+        let may_learn_more = guest.undecided || self.my_uuid.is_none();
+        if guest.arrival.as_ref().is_some_and(|a| a.answers(as_waiting)) || may_learn_more {
+            // It became the move that brought the VM here, or may have: the outcome comes first.
+            if guest.waiting.len() >= WAITING {
+                return self.deny(
+                    uuid,
+                    request.id,
+                    Denial { reason: DenyReason::TooOften, retry_after_s: Some(60) },
+                );
+            }
+            guest.waiting.push(as_waiting);
+            return self.answer_waiting(uuid);
+        }
         if !guest.mv.is_none() {
             return self.follow(uuid, request.id);
         }
@@ -89,13 +100,21 @@ impl Broker {
         request: Option<RequestId>,
         wish: Wish,
     ) -> Result<MigrationId, Denial> {
-        let moves_running = self.guests.values().filter(|g| !g.mv.is_none()).count();
+        // One that a former broker began counts as long as its job runs.
+        let moving = |g: &&Guest| !g.mv.is_none() || (g.undecided && g.domain.job_active);
+        let moves_running = self.guests.values().filter(moving).count();
         let since_last_move =
             self.last_moved_unix_ms(uuid).map(|at| Duration::from_millis(now.unix_ms.saturating_sub(at)));
         let migration = MigrationId((self.draw)());
         let Some(guest) = self.guests.get_mut(&uuid) else {
             return Err(Denial::new(DenyReason::HostTrouble));
         };
+        // The next move would take the place of the ticket that the answer rests on. An operator need not wait for
+        // a guest whose agent is gone.
+        let agent_may_answer = |since: Duration| guest.agent.is_some() || since + AGENT_MAY_COME > now.mono;
+        if guest.arrival.as_ref().is_some_and(|a| a.owes_an_answer() && agent_may_answer(a.since)) {
+            return Err(Denial { reason: DenyReason::Busy, retry_after_s: Some(5) });
+        }
         let admitted = admission::admit(
             &self.config.limits,
             &Situation {

@@ -378,6 +378,9 @@ fn rest_between_moves_holds_at_the_destination_too_and_across_its_restart() {
     w.look(arriving(t, DomainState::Incoming));
     w.event(Event::Hypervisor(HvEvent::Arrived { uuid: VM }));
     w.hello(&[]);
+    w.event(Event::Figures { uuid: VM, migration: t.migration, figures: None });
+    let told = w.told();
+    w.event(Event::Link { uuid: VM, event: LinkEvent::Delivered(told[0].clone()) });
     w.pass(10);
     assert_eq!(denied(&w.ask(2, Wishes::default())), [DenyReason::Cooldown]);
 
@@ -390,6 +393,115 @@ fn rest_between_moves_holds_at_the_destination_too_and_across_its_restart() {
     assert_eq!(denied(&w.ask(3, Wishes::default())), [DenyReason::Cooldown]);
     w.pass(51);
     assert!(denied(&w.ask(4, Wishes::default())).is_empty());
+}
+
+#[test]
+fn a_destination_that_was_restarted_late_in_a_long_copy_still_tells() {
+    let mut w = World::destination();
+    let t = ticket(&w);
+    w.pass(70);
+    w.event(Event::Hypervisor(HvEvent::Connected));
+    w.look(arriving(t, DomainState::Incoming));
+    w.event(Event::Hypervisor(HvEvent::Arrived { uuid: VM }));
+    w.event(Event::Figures { uuid: VM, migration: t.migration, figures: None });
+    assert!(matches!(&w.told()[..], [HostToGuest::Completed(_)]), "{:?}", w.told());
+}
+
+#[test]
+fn the_next_move_waits_until_the_guest_knows_of_the_last() {
+    let mut w = World::destination();
+    let t = ticket(&w);
+    w.look(arriving(t, DomainState::Incoming));
+    w.hello(&[(1, None)]);
+    w.event(Event::Hypervisor(HvEvent::Arrived { uuid: VM }));
+    let order = Event::Control {
+        caller: crate::event::Caller(1),
+        request: crate::control::Request::Migrate { domain: "vm1".into(), to: None },
+    };
+    let actions = w.event(order);
+    assert!(find(&actions, |a| matches!(a, Action::Survey { .. })).is_none(), "{actions:?}");
+    assert!(find(&actions, |a| matches!(a, Action::Reply { .. })).is_some());
+}
+
+#[test]
+fn a_guest_without_permission_cannot_crowd_out_anyone() {
+    let mut w = World::source();
+    let (migration, _) = w.move_begins(1);
+    let other = Uuid::from_u128(8);
+    let stranger =
+        Domain { uuid: other, name: "stranger".into(), ..domain(DomainState::Running { arrived: false }) };
+    w.event(Event::Domain { uuid: other, result: Ok(stranger) });
+    let before = w.actions.len();
+    for id in 0..600 {
+        let request = Request {
+            id: RequestId(id),
+            reason: RequestReason::Manual,
+            evidence: List::default(),
+            wishes: Wishes::default(),
+        };
+        w.event(Event::Link { uuid: other, event: LinkEvent::Said(GuestToHost::Request(request)) });
+    }
+    let lines = w.actions[before..].iter().filter(|a| matches!(a, Action::Log { .. })).count();
+    assert!(lines <= 6, "{lines} lines of log in a minute");
+    let actions = w.event(Event::Returned { uuid: VM, migration, result: Ok(()) });
+    assert!(find(&actions, |a| matches!(a, Action::Record(_))).is_some(), "its record was crowded out");
+}
+
+#[test]
+fn a_list_that_failed_is_asked_for_again() {
+    let mut w = World::source();
+    let failed =
+        HvError::Unreachable { operation: "list", uri: "qemu:///system".into(), detail: String::new() };
+    w.event(Event::Domains(Err(failed)));
+    w.pass(3);
+    assert!(find(&w.event(Event::Tick), |a| matches!(a, Action::ListDomains)).is_some());
+}
+
+#[test]
+fn an_answer_given_before_a_restart_is_the_only_one() {
+    let mut w = World::source();
+    let (migration, t) = w.move_begins(1);
+    let refused = HvError::Refused { operation: "migrate", detail: String::new() };
+    w.event(Event::Returned { uuid: VM, migration, result: Err(refused) });
+    let actions = w.look(arriving(t, DomainState::Running { arrived: false }));
+    assert_eq!(denied(&actions), [DenyReason::CannotMove]);
+    let saved = |a: &Action| if let Action::Record(r) = a { Some((**r).clone()) } else { None };
+    let past: Vec<_> = w.actions.iter().filter_map(saved).collect();
+    w.broker = Broker::new(config("h1", "h2"), AliasKey::new(b"k"), past, Box::new(|| 99));
+    w.event(Event::Sampled { host: "h1".into(), result: Ok(sample(H1)) });
+    w.actions.clear();
+    w.look(arriving(t, DomainState::Running { arrived: false }));
+    assert!(w.told().is_empty(), "{:?}", w.told());
+    assert!(find(&w.actions, |a| matches!(a, Action::ClearTicket { .. })).is_some());
+}
+
+#[test]
+fn a_second_attempt_is_not_taken_for_the_first() {
+    let mut w = World::destination();
+    let first = ticket(&w);
+    let second = Ticket { migration: MigrationId(77), attempt: 77, request: Some(RequestId(8)), ..first };
+    w.look(arriving(first, DomainState::Incoming));
+    w.look(arriving(second, DomainState::Incoming));
+    w.event(Event::Hypervisor(HvEvent::Arrived { uuid: VM }));
+    for migration in [first.migration, second.migration] {
+        w.event(Event::Figures { uuid: VM, migration, figures: None });
+    }
+    assert!(
+        matches!(&w.told()[..], [HostToGuest::Completed(c)] if c.migration == second.migration),
+        "{:?}",
+        w.told()
+    );
+}
+
+#[test]
+fn requests_that_must_wait_are_bounded() {
+    let mut w = World::new("h1", "h2", H1, H2);
+    let t = ticket(&w);
+    w.look(Domain { job_active: true, ..arriving(t, DomainState::Running { arrived: false }) });
+    for id in 100..200 {
+        w.ask(id, Wishes::default());
+    }
+    assert!(w.broker.guests[&VM].waiting.len() <= 8);
 }
 
 #[test]

@@ -18,6 +18,10 @@ pub enum StartError {
     Runtime(std::io::Error),
     #[error("{path}: {operation} failed: {source}; the broker's user must be able to write there")]
     Path { path: PathBuf, operation: &'static str, source: std::io::Error },
+    #[error(
+        "{path}: the aliases' secret has {has} bytes, it needs at least {needs}; head -c 32 /dev/urandom > {path} makes one"
+    )]
+    WeakSecret { path: PathBuf, has: usize, needs: usize },
     #[error("{path}: another coms-broker already answers on this socket; stop it first")]
     AlreadyRunning { path: PathBuf },
 }

@@ -4,7 +4,9 @@
 use super::StartError;
 use crate::alias::AliasKey;
 use crate::config::Config;
-use crate::records::MoveRecord;
+use crate::records::{MoveRecord, MoveState};
+use coms_protocol::types::MigrationId;
+use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -14,6 +16,8 @@ use tracing::warn;
 /// Rewritten with what is remembered when it has grown beyond this.
 const LARGEST: u64 = 4 * 1024 * 1024;
 const REMEMBERED: usize = 500;
+/// A guest knows its own UUID: with a secret that can be guessed it could try host names.
+const SHORTEST_SECRET: usize = 16;
 
 pub struct State {
     pub past: Vec<MoveRecord>,
@@ -40,58 +44,78 @@ impl State {
                          file; name it in [aliases] key_file",
                         file.display()
                     );
+                    // Whole or not at all: an empty file would be a secret that everybody knows.
+                    let new = file.with_extension("new");
                     OpenOptions::new()
                         .write(true)
-                        .create_new(true)
+                        .create(true)
+                        .truncate(true)
                         .mode(0o600)
-                        .open(&file)
+                        .open(&new)
                         .and_then(|mut f| {
                             f.write_all(&rand::random::<[u8; 32]>()).and_then(|()| f.sync_all())
                         })
+                        .and_then(|()| fs::rename(&new, &file))
                         .map_err(failed(&file, "writing a new secret"))?;
                 }
                 file
             }
         };
         let secret = fs::read(&key_file).map_err(failed(&key_file, "reading the aliases' secret"))?;
+        if secret.len() < SHORTEST_SECRET {
+            return Err(StartError::WeakSecret { path: key_file, has: secret.len(), needs: SHORTEST_SECRET });
+        }
         let path = dir.join("migrations.jsonl");
         let past = read_past(&path);
         if fs::metadata(&path).is_ok_and(|m| m.len() > LARGEST) {
             rewrite(&path, &past).map_err(failed(&path, "shortening"))?;
         }
-        let file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o640)
-            .open(&path)
-            .map_err(failed(&path, "opening"))?;
+        let file = open_to_append(&path).map_err(failed(&path, "opening"))?;
         Ok(Self { past, alias_key: AliasKey::new(&secret), path, file })
     }
 
     /// One line per change of a move; the last one of each id counts.
     pub fn append(&mut self, record: &MoveRecord) {
-        let written = serde_json::to_string(record).map_err(std::io::Error::other).and_then(|mut line| {
-            line.push('\n');
-            self.file.write_all(line.as_bytes())?;
-            self.file.sync_data()
-        });
-        if let Err(e) = written {
+        if let Err(e) = self.try_append(record) {
             warn!("{}: {e}; this move's cooldown will not survive a restart", self.path.display());
         }
     }
+
+    fn try_append(&mut self, record: &MoveRecord) -> std::io::Result<()> {
+        if self.file.metadata()?.len() > LARGEST {
+            rewrite(&self.path, &read_past(&self.path))?;
+            self.file = open_to_append(&self.path)?;
+        }
+        let mut line = serde_json::to_string(record)?;
+        line.push('\n');
+        self.file.write_all(line.as_bytes())?;
+        // A refusal that is lost with the power is no loss.
+        if record.state == MoveState::Denied { Ok(()) } else { self.file.sync_data() }
+    }
 }
 
+fn open_to_append(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(0o640).open(path)
+}
+
+/// The last line of each move, in order; all that moved a guest lately, and the youngest of the others.
 fn read_past(path: &Path) -> Vec<MoveRecord> {
-    let mut past: Vec<MoveRecord> = Vec::new();
+    let mut last: HashMap<MigrationId, usize> = HashMap::new();
+    let mut past: Vec<Option<MoveRecord>> = Vec::new();
     // A torn last line of a killed broker is skipped like any other that does not parse.
     for line in fs::read_to_string(path).unwrap_or_default().lines() {
         if let Ok(record) = serde_json::from_str::<MoveRecord>(line) {
-            past.retain(|r| r.migration != record.migration);
-            past.push(record);
+            if let Some(before) = last.insert(record.migration, past.len()) {
+                past[before] = None;
+            }
+            past.push(Some(record));
         }
     }
+    let past: Vec<MoveRecord> = past.into_iter().flatten().collect();
+    let moved =
+        |r: &MoveRecord| matches!(r.state, MoveState::Left | MoveState::Arrived | MoveState::Completed);
     let skip = past.len().saturating_sub(REMEMBERED);
-    past.split_off(skip)
+    past.into_iter().enumerate().filter(|(i, r)| *i >= skip || moved(r)).map(|(_, r)| r).collect()
 }
 
 fn rewrite(path: &Path, past: &[MoveRecord]) -> std::io::Result<()> {
@@ -103,4 +127,48 @@ fn rewrite(path: &Path, past: &[MoveRecord]) -> std::io::Result<()> {
     }
     file.sync_all()?;
     fs::rename(new, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use coms_protocol::types::{Figures, Initiator};
+
+    fn record(id: u64, state: MoveState) -> MoveRecord {
+        MoveRecord {
+            migration: MigrationId(id),
+            domain: "vm".into(),
+            uuid: uuid::Uuid::nil(),
+            initiator: Initiator::Customer,
+            request: None,
+            from: None,
+            to: None,
+            state,
+            reason: None,
+            detail: None,
+            considered: Vec::new(),
+            received_unix_ms: id,
+            request_to_call_ms: None,
+            resumed_to_told_ms: None,
+            ended_unix_ms: Some(id),
+            figures: Figures::default(),
+            bytes_remaining: None,
+        }
+    }
+
+    #[test]
+    fn the_last_line_of_each_move_counts_and_refusals_do_not_push_out_moves() {
+        let path = std::env::temp_dir().join(format!("coms-state-{}.jsonl", std::process::id()));
+        let mut lines = String::new();
+        let mut all = vec![record(1, MoveState::Arrived), record(1, MoveState::Completed)];
+        all.extend((2..=REMEMBERED as u64 + 100).map(|i| record(i, MoveState::Denied)));
+        for r in &all {
+            lines += &(serde_json::to_string(r).unwrap() + "\n");
+        }
+        fs::write(&path, lines + "{\"torn").unwrap();
+        let past = read_past(&path);
+        fs::remove_file(&path).unwrap();
+        assert_eq!((past[0].migration, past[0].state), (MigrationId(1), MoveState::Completed));
+        assert!(past.len() <= REMEMBERED + 1);
+    }
 }
