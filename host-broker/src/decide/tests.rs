@@ -388,6 +388,7 @@ fn rest_between_moves_holds_at_the_destination_too_and_across_its_restart() {
     let past: Vec<_> = w.actions.iter().filter_map(saved).collect();
     assert!(!past.is_empty());
     w.broker = Broker::new(config("h2", "h1"), AliasKey::new(b"k"), past, Box::new(|| 99));
+    w.event(Event::Sampled { host: "h2".into(), result: Ok(sample(H2)) });
     w.look(domain(DomainState::Running { arrived: true }));
     w.hello(&[]);
     assert_eq!(denied(&w.ask(3, Wishes::default())), [DenyReason::Cooldown]);
