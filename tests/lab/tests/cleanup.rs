@@ -135,8 +135,9 @@ struct Up {
 impl Up {
     fn start(mark: &str) -> Up {
         let mark = format!("{mark}-{}", std::process::id());
-        let child = Command::new(env!("CARGO_BIN_EXE_coms-lab"))
-            .arg("up")
+        // A test run in a shell's background was told to ignore Ctrl-C, and hands that on: this one may not.
+        let child = Command::new("env")
+            .args(["--default-signal=INT", env!("CARGO_BIN_EXE_coms-lab"), "up"])
             .env("COMS_LAB_MARK", &mark)
             .stdout(Stdio::piped())
             .spawn()
