@@ -273,7 +273,8 @@ impl Agent {
 
     /// Tells a completed move once the clocks are compared, or have had their time.
     pub(super) fn settle_untold(&mut self, now: Now) {
-        let quiet = self.clocks.is_quiet() && self.moving.is_none();
+        // Asked is not answered: right after a move the answers may take longer than the burst of questions.
+        let quiet = self.clocks.is_quiet() && self.clocks.stood().is_some() && self.moving.is_none();
         let Some(untold) =
             self.untold.take_if(|u| u.due <= now.mono || quiet && u.due < now.mono + TELL_WAIT)
         else {

@@ -33,8 +33,9 @@ use std::time::Duration;
 
 /// A migration whose end was never told is no longer waited for, nor ticked through, after this long.
 const MOVING_MAX: Duration = Duration::from_secs(1800);
-/// Completed is told once the clocks are compared, or after this long.
-const TELL_WAIT: Duration = Duration::from_millis(400);
+/// Completed is acknowledged at once, and told once the clocks are compared, or after this long: a guest under load
+/// is slow for a moment after it resumed (under TCG its code is translated anew).
+const TELL_WAIT: Duration = Duration::from_millis(2000);
 
 /// The link to the host, as status shows it.
 #[derive(Debug, Default)]

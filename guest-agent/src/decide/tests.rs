@@ -212,7 +212,7 @@ proptest! {
             prop_assert_eq!(waiting, world.agent.state.life.waiting(), "the hello names what waits");
         }
         // Whatever still waits to be told.
-        world.ms += 1000;
+        world.ms += 1000 + u64::try_from(super::TELL_WAIT.as_millis()).unwrap();
         world.feed(Event::Timer, None);
 
         for (migration, how) in &ended {

@@ -342,7 +342,7 @@ impl Shop {
     pub fn watched(&self, asking: &str) -> String {
         format!(
             "[asking]\nsettle_s = 0\ncheck_s = 1\n{asking}\n[[workload]]\nname = \"shop\"\nprobe = {{ http = \"http://{}/\" }}\n\
-             interval_ms = 20\nwindow_s = 1\nslower_than_ms = 30\nfor_s = 0\nmin_samples = 3\n",
+             interval_ms = 20\nmetric = \"p50\"\nwindow_s = 1\nslower_than_ms = 30\nfor_s = 0\nmin_samples = 3\n",
             self.address
         )
     }
