@@ -170,7 +170,7 @@ pub struct Pong {
     pub number: u64,
 }
 
-/// The host's time, for finding out how long the guest's clocks stood still (see LAB notes in ARCHITECTURE.md).
+/// The host's time, for finding out how long the guest's clocks stood still (ARCHITECTURE.md, "Time").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimeReply {
     /// The query's number.
