@@ -54,10 +54,9 @@ impl Broker {
                     return;
                 }
                 let fresh_until = ticket.written_unix_ms.saturating_add(FRESH_TICKET_MS);
-                // One that was not there to see it begin cannot tell by the ticket's age.
-                let saw_it_begin = self.listening_since_unix_ms <= fresh_until;
-                let too_old =
-                    (saw_it_begin && now.unix_ms > fresh_until) || ticket.expires_unix_ms < now.unix_ms;
+                // Who was not there to see it begin cannot tell by the ticket's age.
+                let too_old = (!guest.began_unseen && now.unix_ms > fresh_until)
+                    || ticket.expires_unix_ms < now.unix_ms;
                 self.arrival_lost(now, uuid);
                 let Some(guest) = self.guests.get_mut(&uuid) else { return };
                 guest.arrival = None;

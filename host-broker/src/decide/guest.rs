@@ -37,6 +37,8 @@ pub struct Guest {
     pub undecided: bool,
     /// When it was last looked at because of that.
     pub looked: Duration,
+    /// It was here, or on its way, when this broker began to listen.
+    pub began_unseen: bool,
     /// The attempt whose ticket was too old when the domain began to arrive.
     pub outdated_attempt: Option<u64>,
     /// The last move that was found not to have happened: its ticket has been answered for, even while it is
@@ -59,10 +61,16 @@ impl Guest {
             arrival: None,
             undecided: false,
             looked: Duration::ZERO,
+            began_unseen: false,
             outdated_attempt: None,
             concluded: None,
             clear_ticket_at: None,
         }
+    }
+
+    /// One that was here, or on its way, before this broker listened.
+    pub fn found(domain: Domain) -> Self {
+        Self { began_unseen: true, ..Self::new(domain) }
     }
 
     /// The final answer to a request, if it has one.

@@ -66,8 +66,8 @@ pub struct Broker {
     records: VecDeque<MoveRecord>,
     /// When each guest last moved.
     moved_unix_ms: BTreeMap<Uuid, u64>,
-    /// From when on nothing that libvirt told was missed: what began before that, began unseen.
-    listening_since_unix_ms: u64,
+    /// Connected, and not yet told what is here: what the next list brings, began unseen.
+    first_list_due: bool,
     /// All domains are listed again then: an answer that failed or an event that was lost costs time only.
     relist_at: Duration,
     out: Vec<Action>,
@@ -99,7 +99,7 @@ impl Broker {
             guests: BTreeMap::new(),
             records: past.into_iter().skip(skip).collect(),
             moved_unix_ms,
-            listening_since_unix_ms: u64::MAX,
+            first_list_due: false,
             relist_at: Duration::ZERO,
             out: Vec::new(),
         }
@@ -112,6 +112,7 @@ impl Broker {
             Event::Domains(Ok(domains)) => {
                 self.relist_at = now.mono + RELIST;
                 self.all_seen(now, domains);
+                self.first_list_due = false;
             }
             Event::Domains(Err(e)) => {
                 self.relist_at = now.mono + RELIST_SOON;
@@ -145,7 +146,7 @@ impl Broker {
     fn hypervisor(&mut self, now: Now, event: HvEvent) {
         match event {
             HvEvent::Connected => {
-                self.listening_since_unix_ms = now.unix_ms;
+                self.first_list_due = true;
                 self.log(Level::Info, None, "connected to libvirt".into());
                 self.out.extend([Action::SampleMe, Action::ListDomains]);
             }
@@ -171,6 +172,9 @@ impl Broker {
         // The list may be older than what was seen since: ask for each by itself.
         self.out.extend(gone.into_iter().map(|uuid| Action::Look { uuid }));
         for domain in domains {
+            if self.first_list_due {
+                self.guests.entry(domain.uuid).or_insert_with(|| Guest::found(domain.clone()));
+            }
             self.seen(now, domain);
         }
     }

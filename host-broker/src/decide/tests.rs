@@ -72,6 +72,7 @@ impl World {
         let now = Now { mono: Duration::from_secs(100), unix_ms: 1_000_000 };
         let mut world = World { broker, now, actions: Vec::new() };
         world.event(Event::Hypervisor(HvEvent::Connected));
+        world.event(Event::Domains(Ok(Vec::new())));
         for _ in 0..2 {
             world.event(Event::Sampled { host: me.into(), result: Ok(sample(my_uuid)) });
             world.event(Event::Sampled { host: other.into(), result: Ok(sample(other_uuid)) });
@@ -402,7 +403,7 @@ fn a_destination_that_was_restarted_late_in_a_long_copy_still_tells() {
     let t = ticket(&w);
     w.pass(70);
     w.event(Event::Hypervisor(HvEvent::Connected));
-    w.look(arriving(t, DomainState::Incoming));
+    w.event(Event::Domains(Ok(vec![arriving(t, DomainState::Incoming)])));
     w.event(Event::Hypervisor(HvEvent::Arrived { uuid: VM }));
     w.event(Event::Figures { uuid: VM, migration: t.migration, figures: None });
     assert!(matches!(&w.told()[..], [HostToGuest::Completed(_)]), "{:?}", w.told());
