@@ -1,6 +1,7 @@
 //! What the broker remembers of each move: for `comsctl migrations`, and across its own restarts (cooldown).
 
 use crate::decide::placement::Considered;
+use crate::hypervisor::Domain;
 use coms_protocol::types::{Figures, Initiator, MigrationId, RequestId};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -68,4 +69,29 @@ pub struct MoveRecord {
     pub figures: Figures,
     /// Of the memory still to copy, while it is copied.
     pub bytes_remaining: Option<u64>,
+}
+
+impl MoveRecord {
+    /// A move that has just begun here; everything else about it is not known yet.
+    pub fn begun(migration: MigrationId, domain: &Domain, initiator: Initiator, unix_ms: u64) -> Self {
+        Self {
+            migration,
+            domain: domain.name.clone(),
+            uuid: domain.uuid,
+            initiator,
+            request: None,
+            from: None,
+            to: None,
+            state: MoveState::Choosing,
+            reason: None,
+            detail: None,
+            considered: Vec::new(),
+            received_unix_ms: unix_ms,
+            request_to_call_ms: None,
+            resumed_to_told_ms: None,
+            ended_unix_ms: None,
+            figures: Figures::default(),
+            bytes_remaining: None,
+        }
+    }
 }

@@ -10,7 +10,7 @@ use crate::hypervisor::{DomainState, JobFigures};
 use crate::records::{MoveRecord, MoveState};
 use crate::ticket::Ticket;
 use coms_protocol::host_to_guest::Completed;
-use coms_protocol::types::{Encryption, Figures, MigrationId};
+use coms_protocol::types::{Encryption, MigrationId};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -227,23 +227,11 @@ impl Broker {
         let from = self.host_by_uuid(ticket.source).map(|h| h.name.clone());
         let Some(guest) = self.guests.get(&uuid) else { return };
         let record = MoveRecord {
-            migration: ticket.migration,
-            domain: guest.domain.name.clone(),
-            uuid,
-            initiator: ticket.initiator,
             request: ticket.request,
             from,
             to: Some(self.config.me.name.clone()),
             state: MoveState::Arriving,
-            reason: None,
-            detail: None,
-            considered: Vec::new(),
-            received_unix_ms: now.unix_ms,
-            request_to_call_ms: None,
-            resumed_to_told_ms: None,
-            ended_unix_ms: None,
-            figures: Figures::default(),
-            bytes_remaining: None,
+            ..MoveRecord::begun(ticket.migration, &guest.domain, ticket.initiator, now.unix_ms)
         };
         self.add_record(record);
     }

@@ -11,7 +11,7 @@ use crate::hypervisor::{Domain, HvError, JobFigures};
 use crate::records::{MoveRecord, MoveState};
 use coms_protocol::guest_to_host::{Request, Waiting, Wishes};
 use coms_protocol::host_to_guest::{Accepted, AlreadyRunning, Denied, HostToGuest, Resend};
-use coms_protocol::types::{DenyReason, Figures, Initiator, MigrationId, RequestId, RequestReason};
+use coms_protocol::types::{DenyReason, Initiator, MigrationId, RequestId, RequestReason};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -127,23 +127,9 @@ impl Broker {
             },
         );
         let record = MoveRecord {
-            migration,
-            domain: guest.domain.name.clone(),
-            uuid,
-            initiator: wish.initiator,
             request,
             from: Some(self.config.me.name.clone()),
-            to: None,
-            state: MoveState::Choosing,
-            reason: None,
-            detail: None,
-            considered: Vec::new(),
-            received_unix_ms: now.unix_ms,
-            request_to_call_ms: None,
-            resumed_to_told_ms: None,
-            ended_unix_ms: None,
-            figures: Figures::default(),
-            bytes_remaining: None,
+            ..MoveRecord::begun(migration, &guest.domain, wish.initiator, now.unix_ms)
         };
         let technique = match admitted {
             Ok(technique) => technique,
