@@ -168,6 +168,10 @@ pub fn metric_name(metric: Metric) -> &'static str {
         Metric::LatencyP95Us => "p95",
         Metric::LatencyP99Us => "p99",
         Metric::FailuresPermille => "failures",
+        Metric::CalibrationUs => "calibration",
+        Metric::StealPermille => "steal",
+        Metric::OwnWaitPermille => "own-wait",
+        Metric::PacketsPerS => "packets",
         Metric::Unknown(_) => "unknown",
     }
 }

@@ -19,6 +19,17 @@ pub enum Request {
         domain: String,
         to: Option<String>,
     },
+    /// Calls off a move that has not switched over.
+    Cancel {
+        id: MigrationId,
+    },
+    /// No moves for customers until [`Request::Resume`]; those under way are called off too, unless they may finish.
+    Pause {
+        let_finish: bool,
+    },
+    Resume,
+    /// What somebody should look at.
+    Standing,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -36,6 +47,13 @@ pub enum Reply {
     /// Begun; its record tells the rest.
     Started {
         migration: MigrationId,
+    },
+    /// Done; what, in words.
+    Done {
+        text: String,
+    },
+    Standing {
+        standing: StandingView,
     },
     /// What was wrong and what would be right.
     Refused {
@@ -58,6 +76,27 @@ pub struct GuestView {
     pub last_moved_unix_ms: Option<u64>,
 }
 
+/// What somebody should look at, and what holds for the whole host.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct StandingView {
+    /// Customers' moves are paused.
+    pub paused: bool,
+    /// The local libvirt answers.
+    pub libvirt: bool,
+    pub alarms: Vec<Alarm>,
+}
+
+/// Something that does not mend itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Alarm {
+    /// The VM that it is about.
+    pub domain: Option<String>,
+    pub uuid: Option<Uuid>,
+    pub since_unix_ms: u64,
+    /// What is wrong and what mends it.
+    pub text: String,
+}
+
 /// One host of the pool.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HostView {
@@ -73,4 +112,8 @@ pub struct HostView {
     pub memory_mib: Option<u64>,
     pub committed_mib: Option<u64>,
     pub domains: Option<usize>,
+    /// A broker runs there, as its mark in that host's libvirt shows; what it says of itself.
+    pub broker: Option<String>,
+    /// How far its clock is ahead of this host's (negative: behind), to about 2 s.
+    pub clock_ahead_ms: Option<i64>,
 }

@@ -13,6 +13,8 @@ crate::messages! {
         Ping = 17,
         /// What time is it on your side?
         TimeQuery = 18,
+        /// I do not want it any more.
+        Cancel = 19,
     }
 }
 
@@ -93,4 +95,12 @@ pub struct Ping {
 pub struct TimeQuery {
     /// Comes back in the [`TimeReply`](crate::host_to_guest::TimeReply).
     pub number: u64,
+}
+
+/// The request is not wanted any more. It still gets its one final answer: cancelled, or what came first (after
+/// switch-over a move is completed all the same). Nothing happens when it has had its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cancel {
+    /// Which.
+    pub request: RequestId,
 }

@@ -294,6 +294,14 @@ open_enum! {
         LatencyP99Us = 2 "latency-p99-us",
         /// Failed probes, in thousandths of all.
         FailuresPermille = 3 "failures-permille",
+        /// CPU time that a fixed piece of work takes, in microseconds: more when the host gives less per second.
+        CalibrationUs = 4 "calibration-us",
+        /// Time that the hypervisor says it kept from this VM, in thousandths of all its CPUs' time.
+        StealPermille = 5 "steal-permille",
+        /// Time that the guest's own tasks waited for a CPU, in thousandths of elapsed time.
+        OwnWaitPermille = 6 "own-wait-permille",
+        /// Packets that came in per second: how much is asked of the guest.
+        PacketsPerS = 7 "packets-per-s",
     }
 }
 
@@ -330,6 +338,12 @@ open_enum! {
         Busy = 13 "busy",
         /// The chosen destination refused it before anything was copied.
         DestinationRefused = 14 "destination-refused",
+        /// The operator has paused all moves that customers ask for.
+        Paused = 15 "paused",
+        /// The guest's CPUs hardly wait here: what slows it is its own.
+        OwnLoad = 16 "own-load",
+        /// Another guest of this host is moved first; measure again afterwards.
+        OthersFirst = 17 "others-first",
     }
 }
 

@@ -60,6 +60,7 @@ fn from_guest() -> Vec<(&'static str, GuestToHost)> {
         ("request.least", least.into()),
         ("ping", Ping { number: 1_000 }.into()),
         ("time_query", TimeQuery { number: 7 }.into()),
+        ("cancel", Cancel { request: REQUEST }.into()),
     ]
 }
 

@@ -81,6 +81,7 @@ fn largest_from_guest() -> Vec<GuestToHost> {
         .into(),
         Ping { number: u64::MAX }.into(),
         TimeQuery { number: u64::MAX }.into(),
+        Cancel { request: RequestId(u64::MAX) }.into(),
     ]
 }
 

@@ -242,7 +242,10 @@ impl World {
                         taken.push(p.number);
                         true
                     }
-                    GuestToHost::Ping(_) | GuestToHost::Request(_) | GuestToHost::TimeQuery(_) => false,
+                    GuestToHost::Ping(_)
+                    | GuestToHost::Request(_)
+                    | GuestToHost::TimeQuery(_)
+                    | GuestToHost::Cancel(_) => false,
                 });
                 self.guest_said[g].kept.retain(|n| !taken.contains(n));
             }

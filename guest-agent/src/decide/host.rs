@@ -39,7 +39,7 @@ impl Agent {
                         run.delivered(ping.number);
                     }
                 }
-                GuestToHost::TimeQuery(_) => {}
+                GuestToHost::TimeQuery(_) | GuestToHost::Cancel(_) => {}
             },
             Session::Heartbeat { .. } => {
                 // Both ends are awake now anyway: the idle comparison of clocks costs no wake-up of its own.

@@ -65,7 +65,12 @@ impl Tally {
             Metric::LatencyP50Us => Some(h.value_at_quantile(0.50)),
             Metric::LatencyP95Us => Some(h.value_at_quantile(0.95)),
             Metric::LatencyP99Us => Some(h.value_at_quantile(0.99)),
-            Metric::FailuresPermille | Metric::Unknown(_) => None,
+            Metric::FailuresPermille
+            | Metric::CalibrationUs
+            | Metric::StealPermille
+            | Metric::OwnWaitPermille
+            | Metric::PacketsPerS
+            | Metric::Unknown(_) => None,
         }
     }
 

@@ -277,7 +277,7 @@ impl Broker {
     pub fn requests(&self) -> Vec<coms_protocol::guest_to_host::Request> {
         let requests = self.heard.iter().filter_map(|m| match m {
             GuestToHost::Request(r) => Some(r.clone()),
-            GuestToHost::Ping(_) | GuestToHost::TimeQuery(_) => None,
+            GuestToHost::Ping(_) | GuestToHost::TimeQuery(_) | GuestToHost::Cancel(_) => None,
         });
         requests.collect()
     }

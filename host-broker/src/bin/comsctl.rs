@@ -128,12 +128,15 @@ fn follow(json: bool, broker: &mut Broker, id: MigrationId) -> Result<ExitCode, 
 fn unexpected(reply: &Reply) -> Failure {
     match reply {
         Reply::Refused { text } => Failure(1, text.clone()),
-        Reply::Guests { .. } | Reply::Hosts { .. } | Reply::Migrations { .. } | Reply::Started { .. } => {
-            Failure(
-                1,
-                "the broker answered something else; are comsctl and coms-broker of one version?".into(),
-            )
-        }
+        Reply::Guests { .. }
+        | Reply::Hosts { .. }
+        | Reply::Migrations { .. }
+        | Reply::Started { .. }
+        | Reply::Done { .. }
+        | Reply::Standing { .. } => Failure(
+            1,
+            "the broker answered something else; are comsctl and coms-broker of one version?".into(),
+        ),
     }
 }
 

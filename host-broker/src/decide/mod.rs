@@ -281,6 +281,9 @@ impl Broker {
             LinkEvent::Lost => guest.agent = None,
             LinkEvent::Said(GuestToHost::Request(request)) => self.request(now, uuid, request),
             // Answered on the spot by the link: they ask nothing of the broker.
+            LinkEvent::Said(GuestToHost::Cancel(cancel)) => {
+                self.cancelled_by_guest(now, uuid, cancel.request)
+            }
             LinkEvent::Said(GuestToHost::Ping(_) | GuestToHost::TimeQuery(_)) => {}
             LinkEvent::Delivered(HostToGuest::Completed(c)) => {
                 self.completed_delivered(now, uuid, c.migration)

@@ -183,6 +183,9 @@ impl Broker {
         }
     }
 
+    /// The guest does not want its request any more.
+    pub(super) fn cancelled_by_guest(&mut self, _now: Now, _uuid: Uuid, _request: RequestId) {}
+
     pub(super) fn time_limit(&mut self, now: Now, uuid: Uuid) {
         let limit = self.config.limits.max_total;
         let Some(guest) = self.guests.get_mut(&uuid) else { return };

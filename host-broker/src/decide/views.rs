@@ -2,7 +2,7 @@
 
 use super::Broker;
 use crate::action::Action;
-use crate::control::{GuestView, HostView, Reply, Request};
+use crate::control::{GuestView, HostView, Reply, Request, StandingView};
 use crate::event::{Caller, Now};
 use crate::hypervisor::DomainState;
 use uuid::Uuid;
@@ -24,6 +24,10 @@ impl Broker {
                 Ok(uuid) => return self.order(now, caller, uuid, to),
                 Err(text) => Reply::Refused { text },
             },
+            Request::Cancel { .. } | Request::Pause { .. } | Request::Resume => {
+                Reply::Refused { text: "not built yet".into() }
+            }
+            Request::Standing => Reply::Standing { standing: StandingView::default() },
         };
         self.out.push(Action::Reply { caller, reply: Box::new(reply) });
     }
@@ -78,6 +82,8 @@ impl Broker {
                 memory_mib: load.as_ref().map(|l| l.memory_kib / 1024),
                 committed_mib: load.as_ref().map(|l| l.committed_kib / 1024),
                 domains: load.as_ref().map(|l| l.domains),
+                broker: None,
+                clock_ahead_ms: None,
             }
         })
         .collect()

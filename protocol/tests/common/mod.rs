@@ -122,7 +122,9 @@ pub fn talk(a: &mut Side<Guest>, b: &mut Side<Host>, from_ms: u64, until_ms: u64
 pub fn number_of(message: &GuestToHost) -> u64 {
     match message {
         GuestToHost::Ping(Ping { number }) => *number,
-        GuestToHost::Request(_) | GuestToHost::TimeQuery(_) => unreachable!("these tests send pings"),
+        GuestToHost::Request(_) | GuestToHost::TimeQuery(_) | GuestToHost::Cancel(_) => {
+            unreachable!("these tests send pings")
+        }
     }
 }
 
