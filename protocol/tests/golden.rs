@@ -2,7 +2,7 @@
 //! are installed somewhere speak these bytes. A line may be added (a new message, a new value), none may change.
 //!
 //! `COMS_GOLDEN=add cargo test -p coms-protocol --test golden` adds the lines that are missing; whoever must
-//! change one before the first release deletes it by hand.
+//! change one before the first release deletes it by hand. `golden/v1.json`, what the payloads mean, is written anew.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod common;
@@ -20,6 +20,8 @@ use std::fmt::Debug;
 
 const GUEST: Epoch = Epoch(0x0123_4567_89ab_cdef);
 const HOST: Epoch = Epoch(0xfedc_ba98_7654_3210);
+/// The host that the guest is moved to.
+const DESTINATION: Epoch = Epoch(0x0f1e_2d3c_4b5a_6978);
 const REQUEST: RequestId = RequestId(300);
 const MIGRATION: MigrationId = MigrationId(0x0011_2233_4455_6677);
 
@@ -156,6 +158,9 @@ fn from_host() -> Vec<(&'static str, HostToGuest)> {
     ]
 }
 
+/// Where in [`from_host`] it is.
+const COMPLETED: usize = 7;
+
 fn guest_hello() -> GuestHello {
     GuestHello {
         agent: Text::clipped("coms-agent 0.1.0"),
@@ -169,6 +174,13 @@ fn guest_hello() -> GuestHello {
 fn host_hello() -> HostHello {
     HostHello {
         place: Place { alias: Text::clipped("host-7f3a"), region: Text::clipped("eu-west") },
+        enabled: true,
+    }
+}
+
+fn destination_hello() -> HostHello {
+    HostHello {
+        place: Place { alias: Text::clipped("host-09be"), region: Text::clipped("eu-north") },
         enabled: true,
     }
 }
@@ -289,6 +301,42 @@ fn everything() -> Lines {
     let idle = 500 + HEARTBEAT_IDLE.as_millis() as u64;
     made.push(("frame.heartbeat.host".into(), h.speak(idle)));
     made.push(("frame.heartbeat.guest".into(), g.speak(idle)));
+    made.extend(moved(g, idle + 500));
+    made
+}
+
+/// The same guest after its move: the port has another host at its end, and there was no hang-up.
+fn moved(mut g: Side<Guest>, ms: u64) -> Lines {
+    let mut made = Vec::new();
+    let mut say = |name: &str, frame: &[u8]| made.push((format!("frame.{name}"), frame.to_vec()));
+    // Said to the source and not acknowledged; taken back before the destination hears it.
+    g.session.send(Ping { number: 1_000 }.into()).unwrap();
+    say("guest_to_host.ping", &g.speak(ms));
+
+    let mut h = Side::of(Session::<Host>::new(DESTINATION, &destination_hello()));
+    h.session.link_up(at(ms));
+    let first = h.speak(ms);
+    say("moved.hello.1_host", &first);
+    g.hear(ms + 50, &first);
+    g.session.withdraw(|m| matches!(m, GuestToHost::Ping(_)));
+    let reply = g.speak(ms + 50);
+    say("moved.hello.2_guest", &reply);
+    h.hear(ms + 50, &reply);
+    let confirmation = h.speak(ms + 50);
+    say("moved.hello.3_host", &confirmation);
+    g.hear(ms + 50, &confirmation);
+    assert!(g.session.is_established() && h.session.is_established());
+    let withdrawn = g.speak(ms + 50);
+    say("moved.withdrawn", &withdrawn);
+    h.hear(ms + 50, &withdrawn);
+    let ack = h.speak(ms + 50);
+    say("moved.ack.host", &ack);
+    g.hear(ms + 50, &ack);
+    h.session.send(from_host().swap_remove(COMPLETED).1).unwrap();
+    let completed = h.speak(ms + 100);
+    say("moved.completed", &completed);
+    g.hear(ms + 100, &completed);
+    say("moved.ack.guest", &g.speak(ms + 100));
     made
 }
 
@@ -353,6 +401,72 @@ fn the_frames_of_version_1_are_acted_on() {
     ];
     assert_eq!(g.noticed, expected);
     assert_eq!(g.session.skipped(), Default::default());
+}
+
+/// The destination of a move hears the guest that it never met.
+#[test]
+fn the_frames_after_a_move_are_acted_on() {
+    let golden = Golden::open();
+    let mut h = Side::of(Session::<Host>::new(DESTINATION, &destination_hello()));
+    let (name, completed) = from_host().swap_remove(COMPLETED);
+    assert_eq!(name, "completed");
+    h.session.send(completed.clone()).unwrap();
+    h.session.link_up(at(0));
+    h.speak(0);
+    for name in ["hello.2_guest", "withdrawn", "ack.guest"] {
+        h.hear(50, &golden.bytes(&format!("frame.moved.{name}")));
+        h.speak(50);
+    }
+    let expected: Vec<EventOf<Host>> = vec![
+        Event::Established { new_peer: true, peer: GUEST, version: 1, hello: guest_hello() },
+        Event::Delivered(completed),
+    ];
+    assert_eq!(h.noticed, expected);
+    assert_eq!(h.session.skipped(), Default::default());
+}
+
+fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).unwrap()
+}
+
+/// What each payload means, for those who write an agent in another language.
+#[test]
+fn the_meaning_of_the_bytes_stands_beside_them() {
+    let mut lines = Vec::new();
+    for (name, m) in from_guest() {
+        let value = match &m {
+            GuestToHost::Request(m) => json(m),
+            GuestToHost::Ping(m) => json(m),
+            GuestToHost::TimeQuery(m) => json(m),
+            GuestToHost::Cancel(m) => json(m),
+        };
+        lines.push(format!("  \"guest_to_host.{}.{name}\": {value}", m.number()));
+    }
+    for (name, m) in from_host() {
+        let value = match &m {
+            HostToGuest::Accepted(m) => json(m),
+            HostToGuest::AlreadyRunning(m) => json(m),
+            HostToGuest::Denied(m) => json(m),
+            HostToGuest::Resend(m) => json(m),
+            HostToGuest::Notice(m) => json(m),
+            HostToGuest::Progress(m) => json(m),
+            HostToGuest::Completed(m) => json(m),
+            HostToGuest::Failed(m) => json(m),
+            HostToGuest::Cancelled(m) => json(m),
+            HostToGuest::Pong(m) => json(m),
+            HostToGuest::TimeReply(m) => json(m),
+        };
+        lines.push(format!("  \"host_to_guest.{}.{name}\": {value}", m.number()));
+    }
+    lines.push(format!("  \"hello.guest\": {}", json(&guest_hello())));
+    lines.push(format!("  \"hello.host\": {}", json(&host_hello())));
+    let text = format!("{{\n{}\n}}\n", lines.join(",\n"));
+
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1.json");
+    if std::env::var("COMS_GOLDEN").is_ok_and(|v| v == "add") {
+        std::fs::write(&path, &text).unwrap();
+    }
+    assert_eq!(text, std::fs::read_to_string(&path).unwrap_or_default(), "see the top of this file");
 }
 
 /// The part that no version may ever touch, byte by byte, so that no tool can regenerate it.
