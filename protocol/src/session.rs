@@ -62,28 +62,35 @@ pub trait End {
 /// Messages that may wait for their acknowledgement.
 pub const MAX_QUEUED: usize = 64;
 /// Messages sent and not yet acknowledged at any moment.
-const WINDOW: usize = 16;
+pub const WINDOW: usize = 16;
 /// Events that may wait to be taken; bytes behind them are not read.
 const MAX_EVENTS: usize = 64;
-const RESEND_FIRST: Duration = Duration::from_millis(300);
-const RESEND_MAX: Duration = Duration::from_secs(5);
-const GREET_FIRST: Duration = Duration::from_millis(200);
-const GREET_MAX: Duration = Duration::from_secs(10);
+/// Not acknowledged after this long: say it again, and then after twice as long each time ...
+pub const RESEND_FIRST: Duration = Duration::from_millis(300);
+/// ... up to this.
+pub const RESEND_MAX: Duration = Duration::from_secs(5);
+/// No answer to a hello after this long: say it again, and then after twice as long each time ...
+pub const GREET_FIRST: Duration = Duration::from_millis(200);
+/// ... up to this.
+pub const GREET_MAX: Duration = Duration::from_secs(10);
 /// A hello in answer to a stray frame: not more often than this, whatever the peer sends.
-const GREET_SPACING: Duration = Duration::from_millis(20);
+pub const GREET_SPACING: Duration = Duration::from_millis(20);
 /// Said nothing for this long: say that I am here.
 pub const HEARTBEAT_IDLE: Duration = Duration::from_secs(15);
 /// Heard nothing for this long: greet again.
 pub const SILENCE: Duration = Duration::from_secs(50);
 /// Former peers whose `heard` is remembered.
-const FORMER: usize = 16;
+pub const FORMER: usize = 16;
 
 // Numbers of the session's own frames. Frozen.
-const HELLO: u16 = 0;
-const ACK: u16 = 1;
-const HEARTBEAT: u16 = 2;
+/// Who I am; see [`handshake`].
+pub const HELLO: u16 = 0;
+/// Nothing but its header's `ack`.
+pub const ACK: u16 = 1;
+/// I live, and my wall clock says this.
+pub const HEARTBEAT: u16 = 2;
 /// In the place of a kept message that was withdrawn after a former peer had heard it.
-const WITHDRAWN: u16 = 3;
+pub const WITHDRAWN: u16 = 3;
 
 /// In front of every frame's payload. Frozen.
 #[derive(Serialize, Deserialize)]
