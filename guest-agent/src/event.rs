@@ -73,6 +73,8 @@ pub enum Command {
     Watch,
     /// Ask to be moved.
     Migrate(Migrate),
+    /// Call the outstanding request off.
+    Cancel(Cancel),
     /// Numbered round trips through both daemons.
     Ping(Ping),
 }
@@ -91,6 +93,14 @@ pub struct Migrate {
     pub max_downtime_ms: Option<u32>,
     /// Techniques never to use, by name.
     pub never: Vec<String>,
+    /// Watch from now on, as with [`Command::Watch`].
+    pub watch: bool,
+}
+
+/// Calls the outstanding request off.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Cancel {
     /// Watch from now on, as with [`Command::Watch`].
     pub watch: bool,
 }

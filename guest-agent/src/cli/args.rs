@@ -32,6 +32,10 @@ pub(crate) enum Wanted {
 coms migrate --region eu-west --deadline 10m --never post-copy --never auto-converge --wait"
     )]
     Migrate(Migrate),
+    /// Call the outstanding request off; it still gets its one final answer
+    #[command(after_help = "Examples:\n  coms cancel\n  coms cancel --wait\n\n\
+Exit code with --wait: 0 the VM stays where it is, 1 it was too late and the VM was moved")]
+    Cancel(Cancel),
     /// What became of requests and migrations
     #[command(
         after_help = "Examples:\n  coms history\n  coms history --json | jq '.history[-1].downtime_ms'"
@@ -65,6 +69,13 @@ pub(crate) struct Migrate {
     #[arg(long, value_name = "TECHNIQUE")]
     pub never: Vec<String>,
     /// Wait for the outcome
+    #[arg(long)]
+    pub wait: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Cancel {
+    /// Wait for the final answer
     #[arg(long)]
     pub wait: bool,
 }

@@ -7,7 +7,7 @@ mod show;
 use args::{Args, Wanted};
 use clap::Parser;
 use client::{Client, Trouble};
-use coms_agent::event::{Command, Migrate, Ping};
+use coms_agent::event::{Cancel, Command, Migrate, Ping};
 use serde_json::Value;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -78,7 +78,17 @@ fn run(args: &Args) -> Result<bool, Trouble> {
                 out(&answer, show::asked);
                 return Ok(true);
             }
-            wait(args, &mut client, answer)
+            let stage = "asked; waiting for the host's answer";
+            Ok(wait(args, &mut client, &answer, stage)? == "completed")
+        }
+        Wanted::Cancel(wanted) => {
+            let answer = client.ask(&Command::Cancel(Cancel { watch: wanted.wait }))?;
+            if !wanted.wait {
+                out(&answer, show::cancelling);
+                return Ok(true);
+            }
+            let stage = "called off; waiting for the final answer";
+            Ok(wait(args, &mut client, &answer, stage)? != "completed")
         }
         Wanted::Ping(wanted) => {
             let ping = Ping { count: wanted.count, interval_ms: wanted.interval_ms, wait_s: wanted.wait_s };
@@ -101,11 +111,12 @@ fn run(args: &Args) -> Result<bool, Trouble> {
     }
 }
 
-/// Waits for the request's last word. Progress goes to stderr, so that stdout has the answer alone.
-fn wait(args: &Args, client: &mut Client, asked: Value) -> Result<bool, Trouble> {
+/// Waits for the request's last word, and tells what it was. Progress goes to stderr, so that stdout has the
+/// answer alone.
+fn wait(args: &Args, client: &mut Client, asked: &Value, stage: &str) -> Result<String, Trouble> {
     let request = asked.get("request").cloned().unwrap_or_default();
     let mut migration = Value::Null;
-    let mut stage = "asked; waiting for the host's answer".to_owned();
+    let mut stage = stage.to_owned();
     let mut progress = Progress::new();
     loop {
         let Some(event) = client.next(Some(Duration::from_secs(1)))? else {
@@ -128,8 +139,8 @@ fn wait(args: &Args, client: &mut Client, asked: Value) -> Result<bool, Trouble>
                 progress.end();
                 let shown = if args.json { event.to_string() } else { show::event(&event) };
                 let _ = writeln!(std::io::stdout(), "{shown}");
-                let done = name == "completed" || field("outcome") == "completed";
-                return Ok(done);
+                let outcome = field("outcome").as_str().unwrap_or(name).to_owned();
+                return Ok(outcome);
             }
             _ => {}
         }

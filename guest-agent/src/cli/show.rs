@@ -67,6 +67,9 @@ pub(crate) fn status(v: &Value) -> String {
                 text(r, "/asked_at")
             );
             if_known(&mut out, ", migration ", r, "/migration", "");
+            if flag(r, "/cancelling") {
+                out.push_str(", being called off");
+            }
             out.push('\n');
         }
     }
@@ -188,6 +191,19 @@ pub(crate) fn progress(v: &Value) -> String {
 pub(crate) fn asked(v: &Value) -> String {
     let mut out =
         format!("asked as request {}; see `coms status`, or wait with `coms watch`", text(v, "/request"));
+    if !flag(v, "/connected") {
+        out.push_str("\nThe host is not connected; it will be told when it is.");
+    }
+    out
+}
+
+pub(crate) fn cancelling(v: &Value) -> String {
+    let request = text(v, "/request");
+    if flag(v, "/ended") {
+        return format!("request {request} is called off; no host had heard of it");
+    }
+    let mut out =
+        format!("request {request} is being called off; its final answer follows: see `coms watch`");
     if !flag(v, "/connected") {
         out.push_str("\nThe host is not connected; it will be told when it is.");
     }

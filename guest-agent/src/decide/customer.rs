@@ -28,6 +28,7 @@ impl Agent {
                 json!({ "ok": true })
             }
             Command::Migrate(wanted) => return self.on_migrate(now, client, &wanted),
+            Command::Cancel(wanted) => return self.on_cancel(now, client, wanted.watch),
             Command::Ping(wanted) => match self.on_ping(now, client, wanted) {
                 Ok(()) => return,
                 Err(error) => json!({ "ok": false, "error": error }),
@@ -56,7 +57,7 @@ impl Agent {
         if let Some(waiting) = self.state.life.waiting() {
             let became = waiting.migration.map_or("not answered yet".to_owned(), |m| format!("became {m}"));
             return Err(format!(
-                "request {} is outstanding ({became}); one at a time: see `coms status`, or wait with `coms watch`",
+                "request {} is outstanding ({became}); one at a time: see `coms status`, wait with `coms watch`, or call it off with `coms cancel`",
                 waiting.request
             ));
         }
@@ -119,6 +120,7 @@ impl Agent {
                 "state": if self.state.life.migration().is_some() { "accepted" } else { "asked" },
                 "migration": self.state.life.migration(),
                 "reason": asking.request.reason,
+                "cancelling": asking.cancelled.then_some(true),
                 "asked_at": rfc3339(asking.asked_unix_ms),
                 "evidence": asking.request.evidence.as_slice().iter().map(evidence_json).collect::<Vec<_>>(),
                 "wishes": asking.request.wishes,

@@ -39,7 +39,10 @@ impl Agent {
                         run.delivered(ping.number);
                     }
                 }
-                GuestToHost::TimeQuery(_) | GuestToHost::Cancel(_) => {}
+                GuestToHost::Cancel(cancel) => {
+                    self.cancel_queued.take_if(|id| *id == cancel.request);
+                }
+                GuestToHost::TimeQuery(_) => {}
             },
             Session::Heartbeat { .. } => {
                 // Both ends are awake now anyway: the idle comparison of clocks costs no wake-up of its own.
@@ -64,6 +67,12 @@ impl Agent {
                 self.actions.push(Action::Send(coms_protocol::guest_to_host::Ping { number }.into()));
             }
         }
+        if matches!(&self.state.life, Life::Asked(asking) if !asking.said) {
+            self.say_request();
+        }
+        if new_peer {
+            self.repeat_cancel();
+        }
         let told = json!({ "alias": place.alias, "region": place.region, "enabled": enabled, "version": version,
             "new_peer": new_peer });
         self.tell("connected", fields(told), Audience::Everybody);
@@ -87,9 +96,7 @@ impl Agent {
             HostToGuest::Resend(m) => {
                 if self.hear(Word::Resend { request: m.request }) == Step::SayAgain {
                     self.end_moving(now);
-                    if let Some(request) = self.state.life.asking().map(|a| a.request.clone()) {
-                        self.send_request(request);
-                    }
+                    self.say_request();
                 }
             }
             HostToGuest::Notice(m) => self.on_notice(now, &m),
@@ -295,7 +302,7 @@ impl Agent {
         self.release_final(untold.number);
     }
 
-    fn remember(&mut self, now: Now, asking: Option<&Asking>, end: Ending) -> Record {
+    pub(super) fn remember(&mut self, now: Now, asking: Option<&Asking>, end: Ending) -> Record {
         let record = Record {
             ended_unix_ms: now.unix_us / 1000,
             asked_unix_ms: asking.map(|a| a.asked_unix_ms),
@@ -321,22 +328,22 @@ impl Agent {
 }
 
 /// What an outcome told, whichever it is.
-struct Ending {
-    outcome: Outcome,
-    migration: Option<MigrationId>,
-    request: Option<RequestId>,
-    why: Option<String>,
-    initiator: Option<Initiator>,
-    technique: Option<coms_protocol::types::Technique>,
-    encryption: Option<coms_protocol::types::Encryption>,
-    from: Option<Place>,
-    to: Option<Place>,
-    figures: Figures,
-    told_after_ms: Option<u64>,
+pub(super) struct Ending {
+    pub(super) outcome: Outcome,
+    pub(super) migration: Option<MigrationId>,
+    pub(super) request: Option<RequestId>,
+    pub(super) why: Option<String>,
+    pub(super) initiator: Option<Initiator>,
+    pub(super) technique: Option<coms_protocol::types::Technique>,
+    pub(super) encryption: Option<coms_protocol::types::Encryption>,
+    pub(super) from: Option<Place>,
+    pub(super) to: Option<Place>,
+    pub(super) figures: Figures,
+    pub(super) told_after_ms: Option<u64>,
 }
 
 impl Ending {
-    fn of(outcome: Outcome) -> Self {
+    pub(super) fn of(outcome: Outcome) -> Self {
         Self {
             outcome,
             migration: None,

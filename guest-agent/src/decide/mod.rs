@@ -3,6 +3,7 @@
 //! [`Agent::handle`] takes one event, then restores what must always hold ([`Agent::settle`]): what is due is
 //! done, the hello names what still waits, and whatever must be remembered is saved *before* anything is said.
 
+mod cancel;
 pub mod clock;
 mod customer;
 pub mod effect;
@@ -21,10 +22,10 @@ use crate::event::{Event, PortState};
 use crate::state::{Final, State};
 use clock::Clocks;
 use coms_protocol::GuestToHost;
-use coms_protocol::guest_to_host::{GuestHello, Request};
+use coms_protocol::guest_to_host::GuestHello;
 use coms_protocol::host_to_guest::Progress;
 use coms_protocol::session::Now;
-use coms_protocol::types::{List, MigrationId, Place, Text};
+use coms_protocol::types::{List, MigrationId, Place, RequestId, Text};
 use effect::{Before, Measuring};
 use rule::Watch;
 use serde_json::{Map, Value};
@@ -89,6 +90,8 @@ pub struct Agent {
     next_ping: u64,
     /// The session still has the request and will hand it on by itself.
     request_queued: bool,
+    /// The session still has this request's cancel.
+    cancel_queued: Option<RequestId>,
     cooldown_until: Duration,
     backoff_until: Duration,
     hello: GuestHello,
@@ -126,6 +129,7 @@ impl Agent {
             pings: None,
             next_ping: random >> 11,
             request_queued: false,
+            cancel_queued: None,
             hello: GuestHello::default(),
             told: Vec::new(),
             ignored: Ignored::default(),
@@ -259,9 +263,17 @@ impl Agent {
         self.told.push(number);
     }
 
-    fn send_request(&mut self, request: Request) {
+    /// Says the outstanding request, if there is a host to say it to; otherwise the next one that is met hears it.
+    fn say_request(&mut self) {
+        if !self.link.established {
+            return;
+        }
+        let Some(asking) = self.state.life.asking_mut() else { return };
+        self.unsaved |= !std::mem::replace(&mut asking.said, true);
+        let asking = asking.clone();
         if !std::mem::replace(&mut self.request_queued, true) {
-            self.actions.push(Action::Send(GuestToHost::Request(request)));
+            self.actions.push(Action::Send(GuestToHost::Request(asking.request.clone())));
+            self.follow_with_cancel(&asking);
         }
     }
 

@@ -37,6 +37,17 @@ pub struct Asking {
     pub request: Request,
     /// Milliseconds since 1970.
     pub asked_unix_ms: u64,
+    /// A host may have heard of it: the session had it while there was a host.
+    #[serde(default = "yes")]
+    pub said: bool,
+    /// The customer does not want it any more.
+    #[serde(default)]
+    pub cancelled: bool,
+}
+
+// A state from before this was remembered.
+fn yes() -> bool {
+    true
 }
 
 /// A request that became a migration.
@@ -103,6 +114,15 @@ impl Life {
             Life::Idle => None,
             Life::Asked(asking) => Some(asking),
             Life::Accepted(taken) => Some(&taken.asking),
+        }
+    }
+
+    /// The outstanding request.
+    pub fn asking_mut(&mut self) -> Option<&mut Asking> {
+        match self {
+            Life::Idle => None,
+            Life::Asked(asking) => Some(asking),
+            Life::Accepted(taken) => Some(&mut taken.asking),
         }
     }
 

@@ -121,10 +121,11 @@ impl Agent {
             })),
             Audience::Everybody,
         );
-        self.state.life = Life::Asked(Asking { request: request.clone(), asked_unix_ms: now.unix_us / 1000 });
+        let asked_unix_ms = now.unix_us / 1000;
+        self.state.life = Life::Asked(Asking { request, asked_unix_ms, said: false, cancelled: false });
         self.unsaved = true;
         self.request_queued = false;
-        self.send_request(request);
+        self.say_request();
         id
     }
 

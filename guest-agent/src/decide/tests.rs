@@ -3,7 +3,7 @@
 
 use super::request::Life;
 use super::*;
-use crate::event::{ClientId, Command, Migrate, Sample};
+use crate::event::{Cancel, ClientId, Command, Migrate, Sample};
 use coms_protocol::host_to_guest::{
     Accepted, AlreadyRunning, Completed, Denied, Failed, HostHello, HostToGuest, Resend,
 };
@@ -83,6 +83,15 @@ impl World {
                         let saved = self.disk.life.asking().map(|a| a.request.id);
                         assert_eq!(saved, Some(request.id), "saved before it is sent");
                     }
+                    if let GuestToHost::Cancel(cancel) = &message
+                        && let Some(asking) = self.disk.life.asking()
+                    {
+                        assert_eq!(
+                            (asking.request.id, asking.cancelled),
+                            (cancel.request, true),
+                            "saved first"
+                        );
+                    }
                     self.sent.push(message);
                 }
                 Action::Tell(telling) => self.log.push(telling),
@@ -123,6 +132,7 @@ impl World {
 #[derive(Debug, Clone)]
 enum Move {
     Ask,
+    Cancel,
     Accept { migration: u64, running: bool },
     Deny,
     Resend,
@@ -136,6 +146,7 @@ enum Move {
 fn moves() -> impl Strategy<Value = Vec<(Move, Option<usize>)>> {
     let one = prop_oneof![
         4 => Just(Move::Ask),
+        1 => Just(Move::Cancel),
         4 => (1..6u64, any::<bool>()).prop_map(|(migration, running)| Move::Accept { migration, running }),
         1 => Just(Move::Deny),
         1 => Just(Move::Resend),
@@ -164,6 +175,10 @@ proptest! {
             match step {
                 Move::Ask => {
                     let command = Command::Migrate(Migrate::default());
+                    world.feed(Event::Command { client: ClientId(1), command }, kill);
+                }
+                Move::Cancel => {
+                    let command = Command::Cancel(Cancel::default());
                     world.feed(Event::Command { client: ClientId(1), command }, kill);
                 }
                 Move::Accept { migration, running } => {
@@ -235,6 +250,53 @@ proptest! {
         numbers.dedup();
         prop_assert_eq!(numbers.len(), all, "no final word twice");
     }
+}
+
+#[test]
+fn a_cancel_follows_its_request_to_every_broker_until_the_answer_comes() {
+    let command = |command| Event::Command { client: ClientId(1), command };
+    let mut world = World::new();
+    world.feed(command(Command::Migrate(Migrate::default())), None);
+    let id = world.agent.state.life.asking().unwrap().request.id;
+    assert!(world.sent.is_empty(), "nobody to say it to");
+    world.feed(met("a"), None);
+    let said = |world: &mut World| {
+        std::mem::take(&mut world.sent)
+            .iter()
+            .map(coms_protocol::message::Message::number)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(said(&mut world), [16], "said to whom was met");
+    world.feed(command(Command::Cancel(Cancel::default())), None);
+    world.feed(command(Command::Cancel(Cancel::default())), None);
+    assert_eq!(said(&mut world), [19], "once is enough");
+
+    world.restart();
+    world.feed(met("a"), None);
+    assert_eq!(said(&mut world), [19], "a restart forgets nothing");
+    world.feed(Event::Link(Session::Message(Resend { request: id }.into())), None);
+    assert_eq!(said(&mut world), [16, 19], "the request again, and right behind it the cancel");
+    world.feed(Event::Link(Session::Lost), None);
+    world.feed(met("b"), None);
+    assert_eq!(said(&mut world), [] as [u16; 0], "the session still has both for the next broker");
+
+    let m = Denied { request: id, reason: DenyReason::Policy, retry_after_s: None };
+    world.feed(Event::Link(Session::Message(m.into())), None);
+    world.feed(met("c"), None);
+    assert!(said(&mut world).is_empty(), "over is over");
+}
+
+#[test]
+fn a_request_that_no_host_heard_of_ends_where_it_was_made() {
+    let command = |command| Event::Command { client: ClientId(1), command };
+    let mut world = World::new();
+    world.feed(command(Command::Migrate(Migrate::default())), None);
+    world.restart();
+    world.feed(command(Command::Cancel(Cancel::default())), None);
+    let told: Vec<_> = world.finals().map(|t| (t.event.as_str(), t.fields["why"].as_str())).collect();
+    assert_eq!(told, [("cancelled", Some("by-customer"))]);
+    world.feed(met("a"), None);
+    assert!(world.sent.is_empty() && world.agent.hello.waiting.as_slice().is_empty());
 }
 
 const WATCHED: &str = "[asking]\ncooldown_s = 100\nbackoff_s = 10\nbackoff_max_s = 25\nsettle_s = 1\ncheck_s = 2\n\
