@@ -1,4 +1,5 @@
 //! `coms cancel`: the real daemon and CLI against the real host end of the session.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 
