@@ -6,6 +6,9 @@ use coms_protocol::types::{Figures, Initiator, MigrationId, RequestId};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+/// Far more than a move has: between copying and unclear it may go back and forth.
+const STEPS: usize = 32;
+
 /// How far a move is, as this host knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -69,6 +72,16 @@ pub struct MoveRecord {
     pub figures: Figures,
     /// Of the memory still to copy, while it is copied.
     pub bytes_remaining: Option<u64>,
+    /// When it came into which state, oldest first.
+    #[serde(default)]
+    pub steps: Vec<Step>,
+}
+
+/// One change of a move's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    pub at_unix_ms: u64,
+    pub state: MoveState,
 }
 
 impl MoveRecord {
@@ -92,6 +105,18 @@ impl MoveRecord {
             ended_unix_ms: None,
             figures: Figures::default(),
             bytes_remaining: None,
+            steps: Vec::new(),
+        }
+    }
+
+    /// Notes when it came into the state that it is in.
+    pub fn note_step(&mut self, unix_ms: u64) {
+        if self.steps.last().map(|s| s.state) != Some(self.state) {
+            if self.steps.len() >= STEPS {
+                // The first ones tell how it began, the last one how it ended.
+                self.steps.pop();
+            }
+            self.steps.push(Step { at_unix_ms: unix_ms, state: self.state });
         }
     }
 }

@@ -70,6 +70,10 @@ pub struct Broker {
     first_list_due: bool,
     /// All domains are listed again then: an answer that failed or an event that was lost costs time only.
     relist_at: Duration,
+    /// The wall clock of the event in hand.
+    unix_ms: u64,
+    /// A record may have come into another state.
+    records_touched: bool,
     out: Vec<Action>,
 }
 
@@ -101,12 +105,15 @@ impl Broker {
             moved_unix_ms,
             first_list_due: false,
             relist_at: Duration::ZERO,
+            unix_ms: 0,
+            records_touched: false,
             out: Vec::new(),
         }
     }
 
     /// Takes one event; returns what is to be done, in order.
     pub fn handle(&mut self, now: Now, event: Event) -> Vec<Action> {
+        self.unix_ms = now.unix_ms;
         match event {
             Event::Hypervisor(event) => self.hypervisor(now, event),
             Event::Domains(Ok(domains)) => {
@@ -139,6 +146,9 @@ impl Broker {
             }
             Event::Control { caller, request } => self.control(now, caller, request),
             Event::Tick => self.tick(now),
+        }
+        if std::mem::take(&mut self.records_touched) {
+            self.records.iter_mut().for_each(|r| r.note_step(now.unix_ms));
         }
         std::mem::take(&mut self.out)
     }
@@ -373,10 +383,12 @@ impl Broker {
     }
 
     fn record_mut(&mut self, migration: MigrationId) -> Option<&mut MoveRecord> {
+        self.records_touched = true;
         self.records.iter_mut().rev().find(|r| r.migration == migration)
     }
 
-    fn add_record(&mut self, record: MoveRecord) {
+    fn add_record(&mut self, mut record: MoveRecord) {
+        record.note_step(self.unix_ms);
         if self.records.len() >= RECORDS {
             // Never one that is still being written.
             let oldest = self.records.iter().position(|r| r.state.is_final()).unwrap_or(0);
@@ -387,7 +399,9 @@ impl Broker {
 
     /// Keeps a finished (or arriving) move across restarts.
     fn save_record(&mut self, migration: MigrationId) {
+        let unix_ms = self.unix_ms;
         if let Some(record) = self.record_mut(migration) {
+            record.note_step(unix_ms);
             let record = Box::new(record.clone());
             self.out.push(Action::Record(record));
         }

@@ -153,6 +153,7 @@ mod tests {
             ended_unix_ms: Some(id),
             figures: Figures::default(),
             bytes_remaining: None,
+            steps: Vec::new(),
         }
     }
 

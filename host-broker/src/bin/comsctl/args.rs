@@ -1,0 +1,108 @@
+//! The command line.
+
+use clap::{Parser, Subcommand};
+use coms_protocol::types::MigrationId;
+use std::path::PathBuf;
+
+/// See and move the VMs of this host.
+#[derive(Parser)]
+#[command(
+    name = "comsctl",
+    version,
+    after_help = "Examples:\n  comsctl guests                     which VMs take part, and whether their agents answer\n  comsctl hosts                      how busy the hosts are\n  comsctl migrate web-1              move web-1 to the least busy host and wait\n  comsctl show web-1                 its last move in full: who asked, why there, what it took\n  comsctl pause                      no more moves for customers, until `comsctl resume`\n  comsctl config check               what is wrong or unwise in /etc/coms/broker.toml\n  comsctl migrations --json | jq .   every move, with the reasons for and against each host\n\nExit status: 0 done, 1 refused or failed, 2 wrong usage, 3 the broker cannot be reached."
+)]
+pub struct Args {
+    /// The broker's socket
+    #[arg(long, value_name = "FILE", default_value = "/run/coms/broker.sock", global = true)]
+    pub socket: PathBuf,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// VMs of this host that have the port
+    #[command(
+        after_help = "Examples:\n  comsctl guests\n  comsctl guests --json | jq '.[] | select(.agent == null) | .name'   whose agents are silent"
+    )]
+    Guests,
+    /// The hosts of the pool: how busy they are, whether a broker runs there, whether clocks agree
+    #[command(
+        after_help = "Examples:\n  comsctl hosts\n  comsctl hosts --json | jq '.[] | select(.answers | not) | .trouble'"
+    )]
+    Hosts,
+    /// Moves from and to this host, newest last
+    #[command(
+        after_help = "Examples:\n  comsctl migrations\n  comsctl migrations --json | jq '.[] | select(.state == \"failed\") | .detail'"
+    )]
+    Migrations {
+        /// Only this one
+        id: Option<MigrationId>,
+    },
+    /// One move in full: who asked and when, every host with its verdict, every step, the figures
+    #[command(
+        after_help = "Examples:\n  comsctl show m0123456789abcdef     that move\n  comsctl show web-1                 the last move of this VM\n  comsctl show web-1 --json | jq .considered"
+    )]
+    Show {
+        /// A move's id, or a VM's name or UUID (its last move)
+        #[arg(value_name = "ID|VM")]
+        what: String,
+    },
+    /// Move a VM and wait for the outcome
+    #[command(
+        after_help = "Examples:\n  comsctl migrate web-1              to the least busy host\n  comsctl migrate web-1 --to h2      to h2\n  comsctl migrate web-1 --no-wait    begin, and print the id for `comsctl show`\n\nCtrl-C ends the waiting and not the move (`comsctl cancel ID` does); exit status 130 then."
+    )]
+    Migrate {
+        /// The domain's name or UUID
+        domain: String,
+        /// To this host instead of the least busy one
+        #[arg(long, value_name = "HOST")]
+        to: Option<String>,
+        /// Do not wait for the outcome
+        #[arg(long, conflicts_with = "timeout")]
+        no_wait: bool,
+        /// Wait this long in all; the move goes on. Without it, as long as the move takes, and a minute more for
+        /// one of which nobody knows what became of it
+        #[arg(long, value_name = "SECONDS")]
+        timeout: Option<u64>,
+    },
+    /// Call off a move that has not switched over: the VM runs on here
+    #[command(
+        after_help = "Examples:\n  comsctl cancel m0123456789abcdef\n  comsctl migrations --json | jq -r '.[] | select(.state == \"copying\") | .migration' | xargs -n1 comsctl cancel"
+    )]
+    Cancel {
+        /// As `comsctl migrations` shows it
+        id: MigrationId,
+    },
+    /// No moves for customers until `comsctl resume`; `comsctl migrate` still works
+    #[command(
+        after_help = "Examples:\n  comsctl pause                      also calls off customers' moves that are under way\n  comsctl pause --let-finish         lets those finish"
+    )]
+    Pause {
+        /// Let moves that are under way finish
+        #[arg(long)]
+        let_finish: bool,
+    },
+    /// Customers may ask for moves again
+    #[command(after_help = "Example:\n  comsctl resume")]
+    Resume,
+    /// The configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+#[derive(Subcommand)]
+pub enum ConfigCommand {
+    /// Say what is wrong with a configuration, and what is legal but unwise; needs no broker
+    #[command(
+        after_help = "Examples:\n  comsctl config check               /etc/coms/broker.toml\n  comsctl config check ./new.toml && cp new.toml /etc/coms/broker.toml && systemctl reload coms-broker\n\nExit status: 0 usable (there may be warnings), 1 not."
+    )]
+    Check {
+        /// The file
+        #[arg(default_value = "/etc/coms/broker.toml")]
+        file: PathBuf,
+    },
+}

@@ -1,0 +1,169 @@
+//! One move in full.
+
+use super::client::Broker;
+use super::tables::{ago, clean, state_words};
+use super::{Failure, print};
+use coms_broker::decide::placement::{Considered, Verdict};
+use coms_broker::records::MoveRecord;
+use coms_protocol::types::Initiator;
+use std::fmt::Write;
+use std::process::ExitCode;
+
+pub fn show(json: bool, broker: &mut Broker, what: &str) -> Result<ExitCode, Failure> {
+    let all = broker.moves(None)?;
+    let by_id = what.parse().ok().and_then(|id| all.iter().find(|r| r.migration == id));
+    let by_vm = || all.iter().rev().find(|r| r.domain == what || r.uuid.to_string() == what);
+    match by_id.or_else(by_vm) {
+        Some(record) => print(json, record, in_full),
+        None => Err(Failure::refused(format!(
+            "this host remembers no move `{}`, and none of a VM of that name; `comsctl migrations` lists them, and \
+             other hosts have their own",
+            clean(what)
+        ))),
+    }
+}
+
+/// For people: what happened, in the order it happened.
+pub fn in_full(r: &MoveRecord) -> String {
+    let mut out = String::new();
+    let mut line = |key: &str, value: &str| {
+        let _ = writeln!(out, "{key:<12} {}", clean(value));
+    };
+    line("migration", &r.migration.to_string());
+    line("vm", &format!("{} ({})", r.domain, r.uuid));
+    line("asked by", &who(r));
+    line("received", &format!("{} ({})", at(r.received_unix_ms), ago(Some(r.received_unix_ms))));
+    let unknown = || "?".to_owned();
+    line(
+        "way",
+        &format!("{} -> {}", r.from.clone().unwrap_or_else(unknown), r.to.clone().unwrap_or_else(unknown)),
+    );
+    line("state", state_words(r.state));
+    if let Some(reason) = &r.reason {
+        line("reason", reason);
+    }
+    if let Some(detail) = &r.detail {
+        line("libvirt", detail);
+    }
+    for (i, c) in r.considered.iter().enumerate() {
+        line(if i == 0 { "hosts" } else { "" }, &format!("{}: {}", c.host, verdict(c)));
+    }
+    for (i, step) in r.steps.iter().enumerate() {
+        let after = step.at_unix_ms.saturating_sub(r.received_unix_ms);
+        let text = format!("{} (+{after} ms) {}", at(step.at_unix_ms), state_words(step.state));
+        line(if i == 0 { "steps" } else { "" }, &text);
+    }
+    for (i, (what, value)) in figures(r).into_iter().enumerate() {
+        line(if i == 0 { "figures" } else { "" }, &format!("{what}: {value}"));
+    }
+    out
+}
+
+fn who(r: &MoveRecord) -> String {
+    let request = r.request.map(|id| format!(", request {}", id.0)).unwrap_or_default();
+    match r.initiator {
+        Initiator::Customer => format!("the guest{request}"),
+        Initiator::Operator => "the operator (comsctl)".into(),
+        Initiator::Foreign => "somebody past the broker (virsh, a manager)".into(),
+        Initiator::Unknown(n) => format!("unknown ({n})"),
+    }
+}
+
+fn verdict(c: &Considered) -> String {
+    let load =
+        |l: &Option<f64>| l.map_or("load not known yet".into(), |l| format!("load {:.0} %", l * 100.0));
+    match &c.verdict {
+        Verdict::Chosen { load: l, committed_kib } => {
+            format!("chosen, the least busy: {}, {} MiB taken", load(l), committed_kib / 1024)
+        }
+        Verdict::Busier { load: l, committed_kib } => {
+            format!("could take it and is busier: {}, {} MiB taken", load(l), committed_kib / 1024)
+        }
+        Verdict::NoAnswer => "did not answer in time".into(),
+        Verdict::CannotRun { detail } => format!("cannot run it: {detail}"),
+        Verdict::HasItAlready => "has a VM of this identity already".into(),
+        Verdict::TooLittleMemory { free_kib, needed_kib } => {
+            format!("has too little memory: {} MiB free, {} MiB needed", free_kib / 1024, needed_kib / 1024)
+        }
+        Verdict::OtherRegion => "is not in the region that was wished for".into(),
+        Verdict::NotTheOneAskedFor => "is not the one that was asked for".into(),
+        Verdict::NoRelief { load, here } => {
+            format!("would be no relief: load {:.0} % there, {:.0} % here", load * 100.0, here * 100.0)
+        }
+    }
+}
+
+fn figures(r: &MoveRecord) -> Vec<(&'static str, String)> {
+    let ms = |v: Option<u64>| v.map(|v| format!("{v} ms"));
+    let f = &r.figures;
+    let all = [
+        ("request to migrate call", r.request_to_call_ms.map(|v| format!("{v:.1} ms"))),
+        ("preparing", ms(f.prepare_ms)),
+        ("libvirt's job in all", ms(f.total_ms)),
+        ("guest stopped (downtime)", ms(f.downtime_ms)),
+        ("resuming", ms(f.resume_ms)),
+        ("memory sent", f.bytes.map(|b| format!("{:.1} MiB", b as f64 / f64::from(1u32 << 20)))),
+        ("pages with content", f.pages.map(|v| v.to_string())),
+        ("rounds of copying", f.rounds.map(|v| v.to_string())),
+        ("still to copy", r.bytes_remaining.map(|b| format!("{} MiB", b >> 20))),
+        ("resumed to told", r.resumed_to_told_ms.map(|v| format!("{v:.1} ms"))),
+    ];
+    all.into_iter().filter_map(|(what, value)| Some((what, value?))).collect()
+}
+
+fn at(unix_ms: u64) -> String {
+    let known = i64::try_from(unix_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    known.map_or_else(|| "?".into(), |t| format!("{t:.3}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use coms_broker::records::{MoveState, Step};
+    use coms_protocol::types::{Figures, MigrationId, RequestId};
+
+    #[test]
+    fn says_who_when_why_there_and_what_it_took_and_lets_no_control_character_through() {
+        let text = in_full(&MoveRecord {
+            migration: MigrationId(7),
+            domain: "web-1".into(),
+            uuid: uuid::Uuid::nil(),
+            initiator: Initiator::Customer,
+            request: Some(RequestId(3)),
+            from: Some("h1".into()),
+            to: Some("h2".into()),
+            state: MoveState::Failed,
+            reason: Some("destination-lost".into()),
+            detail: Some("\x1b[31munable to connect".into()),
+            considered: vec![
+                Considered {
+                    host: "h2".into(),
+                    verdict: Verdict::Chosen { load: Some(0.25), committed_kib: 2048 },
+                },
+                Considered { host: "h3".into(), verdict: Verdict::NoAnswer },
+            ],
+            received_unix_ms: 1_000_000,
+            request_to_call_ms: Some(12.34),
+            resumed_to_told_ms: None,
+            ended_unix_ms: Some(1_003_000),
+            figures: Figures { downtime_ms: Some(40), ..Figures::default() },
+            bytes_remaining: None,
+            steps: vec![Step { at_unix_ms: 1_000_500, state: MoveState::Copying }],
+        });
+        for part in [
+            "the guest, request 3",
+            "1970-01-01T00:16:40.000Z",
+            "h1 -> h2",
+            "destination-lost",
+            "unable to connect",
+            "h2: chosen, the least busy: load 25 %, 2 MiB taken",
+            "h3: did not answer in time",
+            "(+500 ms) copying",
+            "request to migrate call: 12.3 ms",
+            "guest stopped (downtime): 40 ms",
+        ] {
+            assert!(text.contains(part), "{part} is missing in\n{text}");
+        }
+        assert!(!text.contains('\x1b'), "{text}");
+    }
+}

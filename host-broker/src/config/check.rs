@@ -1,0 +1,187 @@
+//! From what was typed to what may be relied on.
+
+use super::raw::{Typed, TypedLimits};
+use super::{Config, GuestPattern, Host, Limits};
+use std::collections::BTreeSet;
+use std::time::Duration;
+use uuid::Uuid;
+
+type Wrong = (String, String, &'static str);
+
+fn wrong<T>(key: impl Into<String>, wrong: impl Into<String>, right: &'static str) -> Result<T, Wrong> {
+    Err((key.into(), wrong.into(), right))
+}
+
+impl Typed {
+    pub(super) fn check(self) -> Result<Config, Wrong> {
+        let me = check_host(
+            "host",
+            self.host.name,
+            self.host.region,
+            self.host.libvirt,
+            None,
+            self.host.cpus,
+            self.host.memory_mib,
+        )?;
+        let mut peers = Vec::new();
+        let mut names = BTreeSet::from([me.name.clone()]);
+        let mut uris = BTreeSet::new();
+        for (i, p) in self.hosts.into_iter().enumerate() {
+            let key = format!("hosts[{i}]");
+            let host = check_host(&key, p.name, p.region, p.libvirt, p.migrate_uri, p.cpus, p.memory_mib)?;
+            if !names.insert(host.name.clone()) {
+                return wrong(
+                    format!("{key}.name"),
+                    format!("`{}` is already taken", host.name),
+                    "give every host, this one included, a name of its own",
+                );
+            }
+            if !uris.insert(host.libvirt.clone()) || host.libvirt == me.libvirt {
+                return wrong(
+                    format!("{key}.libvirt"),
+                    format!("`{}` is another host's URI", host.libvirt),
+                    "each host has its own libvirt URI",
+                );
+            }
+            if !host.libvirt.contains("://") || host.libvirt.contains(":///") {
+                return wrong(
+                    format!("{key}.libvirt"),
+                    format!("`{}` names no remote host", host.libvirt),
+                    "write for example qemu+tls://host2.example/system",
+                );
+            }
+            peers.push(host);
+        }
+        let mut enabled = Vec::new();
+        for (i, pattern) in self.guests.enabled.into_iter().enumerate() {
+            if pattern.is_empty() {
+                return wrong(
+                    format!("guests.enabled[{i}]"),
+                    "is empty",
+                    "write a domain's name, its UUID, or a name with *",
+                );
+            }
+            enabled.push(Uuid::parse_str(&pattern).map_or(GuestPattern::Name(pattern), GuestPattern::Uuid));
+        }
+        let limits = self.limits.check()?;
+        for (key, path) in [("paths.socket", &self.paths.socket), ("paths.state", &self.paths.state)] {
+            if !path.is_absolute() {
+                return wrong(key, format!("`{}` is relative", path.display()), "write an absolute path");
+            }
+        }
+        Ok(Config {
+            me,
+            peers,
+            enabled,
+            limits,
+            alias_key_file: self.aliases.key_file,
+            socket: self.paths.socket,
+            state: self.paths.state,
+            record_links: self.debug.record_links,
+        })
+    }
+}
+
+impl TypedLimits {
+    fn check(self) -> Result<Limits, Wrong> {
+        let range = |key: &str, value: u64, low: u64, high: u64| -> Result<u64, Wrong> {
+            if (low..=high).contains(&value) {
+                Ok(value)
+            } else {
+                Err((
+                    format!("limits.{key}"),
+                    format!("{value} is not between {low} and {high}"),
+                    "take a value in that range",
+                ))
+            }
+        };
+        if !(0.0..=16.0).contains(&self.min_load_gain) {
+            return wrong(
+                "limits.min_load_gain",
+                format!("{} is not between 0 and 16", self.min_load_gain),
+                "it is a difference of load per CPU; 0.2 is usual",
+            );
+        }
+        if self.ticket_ttl_s < self.max_total_s.saturating_add(60) {
+            return wrong(
+                "limits.ticket_ttl_s",
+                format!(
+                    "{} s may end before a move of max_total_s = {} s does",
+                    self.ticket_ttl_s, self.max_total_s
+                ),
+                "leave at least a minute more than max_total_s, better a day",
+            );
+        }
+        if let Some(ms) = self.max_downtime_ms
+            && ms >= self.max_total_s.saturating_mul(1000)
+        {
+            return wrong(
+                "limits.max_downtime_ms",
+                format!("{ms} ms is as long as a whole move may take (max_total_s = {})", self.max_total_s),
+                "allow far less than max_total_s; 300 is usual",
+            );
+        }
+        Ok(Limits {
+            simultaneous_moves: range("simultaneous_moves", self.simultaneous_moves.into(), 1, 64)? as u32,
+            cooldown: Duration::from_secs(range("cooldown_s", self.cooldown_s, 0, 30 * 86_400)?),
+            max_total: Duration::from_secs(range("max_total_s", self.max_total_s, 1, 86_400)?),
+            requests_per_minute: range("requests_per_minute", self.requests_per_minute.into(), 1, 6000)?
+                as u32,
+            min_load_gain: self.min_load_gain,
+            bandwidth_mib_s: self
+                .bandwidth_mib_s
+                .map(|v| range("bandwidth_mib_s", v, 1, 1 << 20))
+                .transpose()?,
+            max_downtime_ms: self
+                .max_downtime_ms
+                .map(|v| range("max_downtime_ms", v, 1, 2_000_000))
+                .transpose()?,
+            auto_converge: self.auto_converge,
+            ticket_ttl: Duration::from_secs(range("ticket_ttl_s", self.ticket_ttl_s, 60, 30 * 86_400)?),
+        })
+    }
+}
+
+fn check_host(
+    key: &str,
+    name: String,
+    region: String,
+    libvirt: String,
+    migrate_uri: Option<String>,
+    cpus: Option<u32>,
+    memory_mib: Option<u64>,
+) -> Result<Host, Wrong> {
+    if name.is_empty()
+        || name.len() > 64
+        || !name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    {
+        return wrong(
+            format!("{key}.name"),
+            format!("`{name}` is no name"),
+            "use 1 to 64 letters, digits, dots, dashes, underscores",
+        );
+    }
+    // A guest is shown its region: it must fit a message and hold nothing that moves a cursor.
+    if region.is_empty() || region.len() > 64 || !region.chars().all(|c| c.is_ascii_graphic() || c == ' ') {
+        return wrong(
+            format!("{key}.region"),
+            format!("`{region}` is no region"),
+            "use 1 to 64 printable ASCII characters; guests see it",
+        );
+    }
+    if cpus == Some(0) || memory_mib == Some(0) {
+        return wrong(
+            format!("{key}.{}", if cpus == Some(0) { "cpus" } else { "memory_mib" }),
+            "0 leaves nothing",
+            "leave it out to take what libvirt claims",
+        );
+    }
+    Ok(Host {
+        name,
+        region,
+        libvirt,
+        migrate_uri,
+        cpus,
+        memory_kib: memory_mib.map(|m| m.saturating_mul(1024)),
+    })
+}

@@ -1,0 +1,188 @@
+//! `/etc/coms/broker.toml`: as typed (`raw`), and as checked ([`Config`]). Nothing else reads the former. What is
+//! legal and still unwise is told by `unwise`.
+
+mod check;
+mod raw;
+mod unwise;
+
+use raw::Typed;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use uuid::Uuid;
+
+pub use unwise::Unwise;
+
+/// What is wrong with the configuration, where, and what would be right.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{file}: cannot be read: {source}; it should be a TOML file readable by the broker's user")]
+    Read { file: PathBuf, source: std::io::Error },
+    #[error("{file}: {source}")]
+    Syntax { file: PathBuf, source: Box<toml::de::Error> },
+    #[error("{file}: key `{key}`: {wrong}; {right}")]
+    Value { file: PathBuf, key: String, wrong: String, right: String },
+}
+
+/// The configuration, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    pub me: Host,
+    /// The other hosts, in the file's order.
+    pub peers: Vec<Host>,
+    pub enabled: Vec<GuestPattern>,
+    pub limits: Limits,
+    /// Secret behind the aliases, the same file on all hosts of a pool.
+    pub alias_key_file: Option<PathBuf>,
+    pub socket: PathBuf,
+    pub state: PathBuf,
+    /// Every byte sent to a guest is also appended to a file of its own in this directory. Grows without
+    /// bound: to find out what a guest was told, not for every day.
+    pub record_links: Option<PathBuf>,
+}
+
+/// One host of the pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    pub name: String,
+    pub region: String,
+    /// libvirt URI, as this broker *and* this host's libvirtd reach it.
+    pub libvirt: String,
+    /// Where its QEMU listens for migrations, when that is another address.
+    pub migrate_uri: Option<String>,
+    /// At most this many CPUs count, whatever libvirt claims.
+    pub cpus: Option<u32>,
+    /// At most this much memory counts, whatever libvirt claims.
+    pub memory_kib: Option<u64>,
+}
+
+/// Which domains take part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GuestPattern {
+    Uuid(Uuid),
+    /// A name, with `*` for any run of characters.
+    Name(String),
+}
+
+impl GuestPattern {
+    pub fn matches(&self, uuid: Uuid, name: &str) -> bool {
+        match self {
+            GuestPattern::Uuid(u) => *u == uuid,
+            GuestPattern::Name(pattern) => glob(pattern, name),
+        }
+    }
+}
+
+fn glob(pattern: &str, text: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == text,
+        Some((head, tail)) => text.strip_prefix(head).is_some_and(|rest| {
+            rest.char_indices().map(|(i, _)| i).chain([rest.len()]).any(|i| glob(tail, &rest[i..]))
+        }),
+    }
+}
+
+/// Bounds that the operator sets.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limits {
+    /// Moves away from this host at the same time.
+    pub simultaneous_moves: u32,
+    /// Rest between two moves of one guest.
+    pub cooldown: Duration,
+    /// A migration that takes longer is aborted.
+    pub max_total: Duration,
+    /// Requests that one guest may make.
+    pub requests_per_minute: u32,
+    /// A slow guest moves only to a host whose load per CPU is lower by this much.
+    pub min_load_gain: f64,
+    pub bandwidth_mib_s: Option<u64>,
+    pub max_downtime_ms: Option<u64>,
+    pub auto_converge: bool,
+    /// How long a ticket may yield an outcome.
+    pub ticket_ttl: Duration,
+}
+
+impl Config {
+    pub fn load(file: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(file)
+            .map_err(|source| ConfigError::Read { file: file.to_owned(), source })?;
+        Self::parse(file, &text)
+    }
+
+    pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
+        let typed: Typed = toml::from_str(text)
+            .map_err(|source| ConfigError::Syntax { file: file.to_owned(), source: Box::new(source) })?;
+        typed.check().map_err(|(key, wrong, right)| ConfigError::Value {
+            file: file.to_owned(),
+            key,
+            wrong,
+            right: right.to_owned(),
+        })
+    }
+
+    /// The host of this name, this one included.
+    pub fn host(&self, name: &str) -> Option<&Host> {
+        std::iter::once(&self.me).chain(&self.peers).find(|h| h.name == name)
+    }
+
+    pub fn is_enabled(&self, uuid: Uuid, name: &str) -> bool {
+        self.enabled.iter().any(|p| p.matches(uuid, name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+        [host]
+        name = "h1"
+        region = "north"
+        [[hosts]]
+        name = "h2"
+        region = "south"
+        libvirt = "qemu+tcp://h2/system"
+        cpus = 4
+        [guests]
+        enabled = ["web-*", "11111111-2222-3333-4444-555555555555"]
+    "#;
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        Config::parse(Path::new("/etc/coms/broker.toml"), text)
+    }
+
+    #[test]
+    fn reads_a_small_file_and_fills_in_the_rest() {
+        let c = parse(GOOD).unwrap();
+        assert_eq!(c.me.libvirt, "qemu:///system");
+        assert_eq!(c.peers[0].cpus, Some(4));
+        assert_eq!(c.limits.cooldown, Duration::from_secs(600));
+        assert!(c.is_enabled(Uuid::nil(), "web-1") && !c.is_enabled(Uuid::nil(), "db-web-1"));
+        assert!(c.is_enabled(Uuid::parse_str("11111111-2222-3333-4444-555555555555").unwrap(), "x"));
+    }
+
+    #[test]
+    fn says_file_key_and_what_would_be_right() {
+        for (from, to, key) in [
+            ("region = \"north\"", "region = \"\"", "host.region"),
+            ("name = \"h2\"", "name = \"h1\"", "hosts[0].name"),
+            ("qemu+tcp://h2/system", "qemu:///system", "hosts[0].libvirt"),
+            ("cpus = 4", "cpus = 0", "hosts[0].cpus"),
+            ("[guests]", "[limits]\nsimultaneous_moves = 0\n[guests]", "limits.simultaneous_moves"),
+            ("cpus = 4", "cpu = 4", "cpu"),
+            ("[guests]", "[limits]\nticket_ttl_s = 60\n[guests]", "limits.ticket_ttl_s"),
+            ("[guests]", "[limits]\nmax_downtime_ms = 700000\n[guests]", "limits.max_downtime_ms"),
+        ] {
+            let text = parse(&GOOD.replace(from, to)).unwrap_err().to_string();
+            assert!(text.contains("/etc/coms/broker.toml") && text.contains(key), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_star_stands_for_any_run() {
+        for (p, t, yes) in
+            [("*", "", true), ("a*b*c", "axxbyc", true), ("a*b", "ab", true), ("a*b", "abc", false)]
+        {
+            assert_eq!(glob(p, t), yes, "{p} {t}");
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! The file as typed.
+
+use serde::Deserialize;
+use std::path::PathBuf;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Typed {
+    pub host: TypedHost,
+    #[serde(default)]
+    pub hosts: Vec<TypedPeer>,
+    #[serde(default)]
+    pub guests: TypedGuests,
+    #[serde(default)]
+    pub limits: TypedLimits,
+    #[serde(default)]
+    pub aliases: TypedAliases,
+    #[serde(default)]
+    pub paths: TypedPaths,
+    #[serde(default)]
+    pub debug: TypedDebug,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TypedHost {
+    pub name: String,
+    pub region: String,
+    #[serde(default = "local_libvirt")]
+    pub libvirt: String,
+    pub cpus: Option<u32>,
+    pub memory_mib: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TypedPeer {
+    pub name: String,
+    pub region: String,
+    pub libvirt: String,
+    pub migrate_uri: Option<String>,
+    pub cpus: Option<u32>,
+    pub memory_mib: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TypedGuests {
+    #[serde(default)]
+    pub enabled: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct TypedLimits {
+    pub simultaneous_moves: u32,
+    pub cooldown_s: u64,
+    pub max_total_s: u64,
+    pub requests_per_minute: u32,
+    pub min_load_gain: f64,
+    pub bandwidth_mib_s: Option<u64>,
+    pub max_downtime_ms: Option<u64>,
+    pub auto_converge: bool,
+    pub ticket_ttl_s: u64,
+}
+
+impl Default for TypedLimits {
+    fn default() -> Self {
+        Self {
+            simultaneous_moves: 2,
+            cooldown_s: 600,
+            max_total_s: 600,
+            requests_per_minute: 6,
+            min_load_gain: 0.2,
+            bandwidth_mib_s: None,
+            max_downtime_ms: None,
+            auto_converge: false,
+            ticket_ttl_s: 86_400,
+        }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TypedAliases {
+    pub key_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct TypedPaths {
+    pub socket: PathBuf,
+    pub state: PathBuf,
+}
+
+impl Default for TypedPaths {
+    fn default() -> Self {
+        Self { socket: "/run/coms/broker.sock".into(), state: "/var/lib/coms".into() }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TypedDebug {
+    pub record_links: Option<PathBuf>,
+}
+
+fn local_libvirt() -> String {
+    "qemu:///system".into()
+}
