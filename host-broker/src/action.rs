@@ -3,7 +3,7 @@
 
 use crate::control::Reply;
 use crate::event::Caller;
-use crate::hypervisor::{MigrateSpec, Needs};
+use crate::hypervisor::{Mark, MigrateSpec, Needs};
 use crate::records::MoveRecord;
 use coms_protocol::host_to_guest::{HostHello, HostToGuest};
 use coms_protocol::types::MigrationId;
@@ -62,6 +62,19 @@ pub enum Action {
     Abort {
         uuid: Uuid,
     },
+    /// Does any of these hosts have it? Answered by `Event::Elsewhere`.
+    FindElsewhere {
+        uuid: Uuid,
+        hosts: Vec<(String, String)>,
+    },
+    /// Let a paused copy run that is known to be the only one. Answered by `Event::Resumed`.
+    Resume {
+        uuid: Uuid,
+    },
+    /// Leave a sign of life for the other hosts' brokers. Answered by `Event::Marked`.
+    Beat(Mark),
+    /// Remember across restarts whether customers' moves are paused.
+    KeepPaused(bool),
     /// Answered by `Event::Figures`.
     FetchFigures {
         uuid: Uuid,

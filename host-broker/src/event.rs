@@ -76,6 +76,18 @@ pub enum Event {
         migration: MigrationId,
         figures: Option<Box<JobFigures>>,
     },
+    /// What the hosts say about a domain that may have been left behind here (answer to `FindElsewhere`).
+    Elsewhere {
+        uuid: Uuid,
+        answers: Vec<(String, Elsewhere)>,
+    },
+    /// The paused copy was told to run (answer to `Resume`).
+    Resumed {
+        uuid: Uuid,
+        result: Result<(), HvError>,
+    },
+    /// The sign of life is left, or not (answer to `Beat`).
+    Marked(Result<(), HvError>),
     Control {
         caller: Caller,
         request: ControlRequest,
@@ -94,6 +106,16 @@ pub enum LinkEvent {
     Said(GuestToHost),
     /// The guest has acted on it.
     Delivered(HostToGuest),
+}
+
+/// What one host says when asked whether it has a domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Elsewhere {
+    No,
+    /// In whatever state.
+    Yes,
+    /// For the operator.
+    NoAnswer(String),
 }
 
 /// What one host says to one domain.

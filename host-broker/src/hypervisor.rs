@@ -98,6 +98,20 @@ pub struct HostSample {
     /// configuration that names the same host twice.
     pub host_uuid: Option<Uuid>,
     pub domains: Vec<DomainSample>,
+    /// The last sign of life of that host's broker.
+    pub broker: Option<Mark>,
+}
+
+/// A broker's sign of life, left in its own libvirt where the other hosts' brokers read it with every look: so
+/// they need no connection to each other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mark {
+    /// Name and version.
+    pub broker: String,
+    /// Another one with every sign.
+    pub beat: u64,
+    /// The host's wall clock when it was left.
+    pub unix_ms: u64,
 }
 
 /// One running domain in a [`HostSample`].
@@ -108,6 +122,17 @@ pub struct DomainSample {
     pub memory_kib: u64,
     /// CPU time used since it started, of the whole QEMU process (virDomainInfo.cpuTime).
     pub cpu_time_ns: u64,
+    /// None: this libvirt does not tell.
+    pub vcpu: Option<VcpuTimes>,
+}
+
+/// What all vCPU threads of a domain together got and waited for, since it started here.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct VcpuTimes {
+    /// `vcpu.N.time`: ran.
+    pub run_ns: u64,
+    /// `vcpu.N.delay`: wanted to run, and the host ran something else.
+    pub wait_ns: u64,
 }
 
 /// How one migration is to be done.

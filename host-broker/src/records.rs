@@ -32,6 +32,23 @@ pub enum MoveState {
 }
 
 impl MoveState {
+    /// In words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Choosing => "choosing",
+            Self::WritingTicket => "writing the ticket",
+            Self::Copying => "copying",
+            Self::Unclear => "unclear",
+            Self::Left => "left",
+            Self::Arriving => "arriving",
+            Self::Arrived => "arrived",
+            Self::Completed => "completed",
+            Self::Denied => "denied",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
     pub fn is_final(self) -> bool {
         match self {
             Self::Choosing

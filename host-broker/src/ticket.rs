@@ -3,7 +3,7 @@
 //!
 //! ```xml
 //! <coms:ticket xmlns:coms='urn:coms:domain:1' v='1' migration='m…' attempt='…' request='7' initiator='customer'
-//!   technique='pre-copy' source='uuid' destination='uuid' written_unix_ms='…' expires_unix_ms='…' autostart='no'/>
+//!   technique='pre-copy' source='uuid' destination='uuid' written_unix_ms='…' expires_unix_ms='…' autostart='no' agent='yes'/>
 //! ```
 //! Written before the migrate call (libvirt admits no metadata change during one), removed by the destination
 //! once the guest has the outcome, or by the source after a failure.
@@ -30,6 +30,8 @@ pub struct Ticket {
     pub expires_unix_ms: u64,
     /// The domain starts with its host: libvirt forgets that on the way.
     pub autostart: bool,
+    /// Its agent answered when it left: it should answer where it arrives.
+    pub agent: bool,
 }
 
 /// Why a text is no ticket of ours.
@@ -46,7 +48,7 @@ impl Ticket {
         let request = self.request.map(|r| format!(" request='{}'", r.0)).unwrap_or_default();
         format!(
             "<ticket v='1' migration='{}' attempt='{}'{request} initiator='{}' technique='{}' source='{}' \
-             destination='{}' written_unix_ms='{}' expires_unix_ms='{}' autostart='{}'/>",
+             destination='{}' written_unix_ms='{}' expires_unix_ms='{}' autostart='{}' agent='{}'/>",
             self.migration,
             self.attempt,
             self.initiator.number(),
@@ -56,6 +58,7 @@ impl Ticket {
             self.written_unix_ms,
             self.expires_unix_ms,
             if self.autostart { "yes" } else { "no" },
+            if self.agent { "yes" } else { "no" },
         )
     }
 
@@ -85,6 +88,7 @@ impl Ticket {
             written_unix_ms: field(node, "written_unix_ms")?,
             expires_unix_ms: field(node, "expires_unix_ms")?,
             autostart: node.attribute("autostart") == Some("yes"),
+            agent: node.attribute("agent") == Some("yes"),
         })
     }
 }
@@ -97,12 +101,12 @@ mod tests {
     proptest! {
         #[test]
         fn reads_back_what_it_wrote(m: u64, attempt: u64, request: Option<u64>, who in 0u16..4, how in 0u16..7,
-                                    s: u128, d: u128, w: u64, e: u64, autostart: bool) {
+                                    s: u128, d: u128, w: u64, e: u64, autostart: bool, agent: bool) {
             let ticket = Ticket {
                 migration: MigrationId(m), attempt, request: request.map(RequestId),
                 initiator: Initiator::from_number(who), technique: Technique::from_number(how),
                 source: Uuid::from_u128(s), destination: Uuid::from_u128(d),
-                written_unix_ms: w, expires_unix_ms: e, autostart,
+                written_unix_ms: w, expires_unix_ms: e, autostart, agent,
             };
             prop_assert_eq!(Ticket::from_xml(&ticket.to_xml()), Ok(ticket));
         }

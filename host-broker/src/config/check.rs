@@ -102,6 +102,13 @@ impl TypedLimits {
                 "it is a difference of load per CPU; 0.2 is usual",
             );
         }
+        if !(0.0..=1.0).contains(&self.min_vcpu_wait) {
+            return wrong(
+                "limits.min_vcpu_wait",
+                format!("{} is not between 0 and 1", self.min_vcpu_wait),
+                "it is a share of time; 0.2 is usual, 0 believes every guest",
+            );
+        }
         if self.ticket_ttl_s < self.max_total_s.saturating_add(60) {
             return wrong(
                 "limits.ticket_ttl_s",
@@ -137,6 +144,9 @@ impl TypedLimits {
                 .map(|v| range("max_downtime_ms", v, 1, 2_000_000))
                 .transpose()?,
             auto_converge: self.auto_converge,
+            require_broker: self.require_broker,
+            min_vcpu_wait: self.min_vcpu_wait,
+            hello: Duration::from_secs(range("hello_s", self.hello_s, 5, 86_400)?),
             ticket_ttl: Duration::from_secs(range("ticket_ttl_s", self.ticket_ttl_s, 60, 30 * 86_400)?),
         })
     }

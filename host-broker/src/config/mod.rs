@@ -99,6 +99,13 @@ pub struct Limits {
     pub auto_converge: bool,
     /// How long a ticket may yield an outcome.
     pub ticket_ttl: Duration,
+    /// Only hosts whose broker has shown a sign of life lately are chosen.
+    pub require_broker: bool,
+    /// A guest that asks for relief is believed when its vCPUs, of the time in which they wanted to run, waited at
+    /// least this share for a CPU of the host. 0: it is believed.
+    pub min_vcpu_wait: f64,
+    /// A guest that had an agent and says nothing for this long after its arrival is an alarm.
+    pub hello: Duration,
 }
 
 impl Config {

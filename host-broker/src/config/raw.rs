@@ -62,6 +62,9 @@ pub(super) struct TypedLimits {
     pub max_downtime_ms: Option<u64>,
     pub auto_converge: bool,
     pub ticket_ttl_s: u64,
+    pub require_broker: bool,
+    pub min_vcpu_wait: f64,
+    pub hello_s: u64,
 }
 
 impl Default for TypedLimits {
@@ -76,6 +79,9 @@ impl Default for TypedLimits {
             max_downtime_ms: None,
             auto_converge: false,
             ticket_ttl_s: 86_400,
+            require_broker: true,
+            min_vcpu_wait: 0.2,
+            hello_s: 60,
         }
     }
 }

@@ -19,6 +19,10 @@ pub struct Situation<'a> {
     pub wishes: &'a Wishes,
     /// An operator's order: only what is impossible stops it.
     pub by_operator: bool,
+    /// The operator has paused customers' moves.
+    pub paused: bool,
+    /// For how long still it rests after a move that failed.
+    pub rest_after_failure: Option<Duration>,
 }
 
 /// A refusal, and when asking again may help.
@@ -33,7 +37,7 @@ impl Denial {
         Self { reason, retry_after_s: None }
     }
 
-    fn after(reason: DenyReason, wait: Duration) -> Self {
+    pub fn after(reason: DenyReason, wait: Duration) -> Self {
         Self {
             reason,
             retry_after_s: Some(
@@ -79,6 +83,12 @@ pub fn admit(limits: &Limits, s: &Situation<'_>) -> Result<Technique, Denial> {
         if !s.enabled {
             return Err(Denial::new(DenyReason::NotEnabled));
         }
+        if s.paused {
+            return Err(Denial::after(DenyReason::Paused, Duration::from_secs(300)));
+        }
+        if let Some(rest) = s.rest_after_failure {
+            return Err(Denial::after(DenyReason::Cooldown, rest));
+        }
         if let Some(rest) = s.since_last_move.and_then(|since| limits.cooldown.checked_sub(since))
             && !rest.is_zero()
         {
@@ -109,6 +119,9 @@ mod tests {
             max_downtime_ms: None,
             auto_converge: false,
             ticket_ttl: Duration::from_secs(60),
+            require_broker: true,
+            min_vcpu_wait: 0.2,
+            hello: Duration::from_secs(60),
         }
     }
 
@@ -137,6 +150,8 @@ mod tests {
             requests_last_minute: 1,
             wishes: &w,
             by_operator: false,
+            paused: false,
+            rest_after_failure: None,
         };
         change(&mut s, &mut l);
         admit(&l, &s)
@@ -156,6 +171,9 @@ mod tests {
             ask(|s, _| s.since_last_move = Some(Duration::from_secs(20))),
             denied(DenyReason::Cooldown, Some(40))
         );
+        assert_eq!(ask(|s, _| s.paused = true), denied(DenyReason::Paused, Some(300)));
+        let rest = Some(Duration::from_secs(5));
+        assert_eq!(ask(|s, _| s.rest_after_failure = rest), denied(DenyReason::Cooldown, Some(5)));
         assert_eq!(ask(|s, _| s.moves_running = 2), denied(DenyReason::TooManyMoves, Some(15)));
         assert_eq!(ask(|s, _| s.requests_last_minute = 4), denied(DenyReason::TooOften, Some(60)));
     }
@@ -165,6 +183,7 @@ mod tests {
         let order = |s: &mut Situation<'_>, _: &mut Limits| {
             s.by_operator = true;
             s.enabled = false;
+            s.paused = true;
             s.since_last_move = Some(Duration::ZERO);
         };
         assert_eq!(ask(order), Ok(Technique::PreCopy));

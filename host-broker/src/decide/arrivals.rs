@@ -1,12 +1,13 @@
 //! Steps 7 to 10: a domain comes to this host, and its guest hears so here.
 
 use super::Broker;
+use super::alarms::Kind;
 use super::guest::{Arrival, Stage};
 use super::moves::to_wire;
 use super::standing::{Standing, judge};
 use crate::action::{Action, Level};
 use crate::event::Now;
-use crate::hypervisor::{DomainState, JobFigures};
+use crate::hypervisor::{Domain, DomainState, JobFigures};
 use crate::records::{MoveRecord, MoveState};
 use crate::ticket::Ticket;
 use coms_protocol::host_to_guest::Completed;
@@ -17,6 +18,8 @@ use uuid::Uuid;
 /// A ticket is written just before the migrate call. One that is older than this when the domain begins to
 /// arrive belongs to an earlier attempt, and somebody else moves the domain now.
 const FRESH_TICKET_MS: u64 = 60_000;
+/// A broker's migrate call becomes a job of libvirt within this.
+const CALL_MAY_COME_MS: u64 = 3_000;
 /// The outcome is told without figures when libvirt does not hand them out within this.
 const FIGURES_LIMIT: Duration = Duration::from_millis(700);
 
@@ -70,7 +73,16 @@ impl Broker {
             }
             Standing::Arrived if outdated => self.void(now, uuid, "it is of an older attempt"),
             Standing::Arrived => self.here(now, uuid, ticket, None),
+            // A call that its broker made just before it was killed may not have become a job yet.
+            Standing::DidNotLeave
+                if ticket.written_unix_ms.saturating_add(CALL_MAY_COME_MS) > now.unix_ms =>
+            {
+                guest.undecided = true;
+            }
             Standing::DidNotLeave => self.lost_attempt(now, uuid, &ticket),
+            Standing::Undecided if ticket.source == me && is_under_way(&guest.domain) => {
+                self.adopt(now, uuid, &ticket);
+            }
             Standing::Undecided => guest.undecided = true,
             Standing::Void(why) => self.void(now, uuid, why),
         }
@@ -190,16 +202,28 @@ impl Broker {
         let Some(guest) = self.guests.get(&uuid) else { return };
         let Some(arrival) = &guest.arrival else { return };
         let migration = arrival.ticket.migration;
+        let since = arrival.since;
+        let silent =
+            arrival.ticket.agent && guest.agent.is_none() && since + self.config.limits.hello <= now.mono;
+        let expired = arrival.ticket.expires_unix_ms < now.unix_ms;
         match arrival.stage {
             Stage::Here { since, .. } if since + FIGURES_LIMIT <= now.mono => {
                 self.arrival_figures(now, uuid, migration, None)
             }
             // A guest without an agent never acknowledges; its ticket goes when it expires.
-            Stage::Telling { .. } if arrival.ticket.expires_unix_ms < now.unix_ms => {
+            Stage::Telling { .. } if expired => {
                 if let Some(arrival) = self.guests.get_mut(&uuid).and_then(|g| g.arrival.as_mut()) {
                     arrival.stage = Stage::Told;
                 }
                 self.clear_ticket(now, uuid);
+            }
+            Stage::Telling { .. } if silent => {
+                let text = format!(
+                    "{migration}: the guest's agent answered where it came from and has said nothing here for {} s; is \
+                     the guest well? virsh console shows",
+                    now.mono.saturating_sub(since).as_secs()
+                );
+                self.raise(now, Kind::Silent, Some(uuid), text);
             }
             Stage::Coming | Stage::Here { .. } | Stage::Telling { .. } | Stage::Told => {}
         }
@@ -234,5 +258,16 @@ impl Broker {
             ..MoveRecord::begun(ticket.migration, &guest.domain, ticket.initiator, now.unix_ms)
         };
         self.add_record(record);
+    }
+}
+
+/// A migration away from here, which its source left behind paused at the worst.
+fn is_under_way(domain: &Domain) -> bool {
+    match domain.state {
+        DomainState::Running { .. } => domain.job_active,
+        DomainState::Paused { migration } => migration || domain.job_active,
+        DomainState::RunningPostCopy | DomainState::Incoming | DomainState::ShutOff | DomainState::Other => {
+            false
+        }
     }
 }

@@ -90,9 +90,13 @@ impl Guest {
 ///
 /// ```text
 ///   None -> Choosing -> WritingTicket -> Running --call ok / left--> (forgotten: it is elsewhere)
-///     ^        |             |              |  error, or the call was lost
+///     ^        |             |              |  error, or the call was lost, or begun by a former broker
 ///     |        v             v              v
 ///     +---- denied -------denied <------ Unclear --runs here, no job--> failed, cancelled or denied
+///                                          |  ^
+///                                  paused, |  | one of them has it, or is silent
+///                                   no job v  |
+///                               are the others without it? --all--> resumed
 /// ```
 #[derive(Debug)]
 pub enum Move {
@@ -109,6 +113,8 @@ pub enum Move {
         time_limit_hit: bool,
         /// When libvirt is told (again) to abort.
         abort_at: Duration,
+        /// The guest is stopped for switch-over: too late to cancel.
+        switching_over: bool,
     },
     Unclear {
         plan: Plan,
@@ -116,7 +122,10 @@ pub enum Move {
         time_limit_hit: bool,
         error: Option<HvError>,
         looked: Duration,
-        alarmed: bool,
+        since: Duration,
+        abort_at: Duration,
+        /// When the other hosts were asked whether they have it.
+        asked: Option<Duration>,
     },
 }
 
@@ -173,6 +182,8 @@ pub struct Plan {
     pub destination: Option<String>,
     pub considered: Vec<Considered>,
     pub figures: JobFigures,
+    /// Not wanted any more, and by whom.
+    pub cancelled_by: Option<Initiator>,
 }
 
 /// A move to this host, as its ticket tells it.

@@ -3,9 +3,11 @@
 //! ```text
 //!   requests    a guest or the operator wants a move     steps 3 and 4 of the flow (ARCHITECTURE.md)
 //!   moves       a domain leaves this host                steps 5 and 6, and every way they can fail
+//!   cancel      moves that are not wanted any more       recovery  what a former broker or a broken move left
 //!   arrivals    a domain comes to this host              steps 7 to 10
 //!   admission   may it be moved now?                     placement  where to?     load  how busy is a host?
 //!   standing    what does a ticket in a domain mean?     views      what comsctl sees
+//!   alarms      what somebody should look at
 //! ```
 //!
 //! libvirt is the truth about where a VM is; this is only what we make of it. Each domain is looked at afresh
@@ -13,11 +15,14 @@
 //! costs time and nothing else.
 
 pub mod admission;
+mod alarms;
 mod arrivals;
+mod cancel;
 mod guest;
 pub mod load;
 mod moves;
 pub mod placement;
+mod recovery;
 mod requests;
 mod standing;
 #[cfg(test)]
@@ -27,8 +32,9 @@ mod views;
 use crate::action::{Action, Level};
 use crate::alias::AliasKey;
 use crate::config::{Config, Host};
+use crate::control::Alarm;
 use crate::event::{Event, LinkEvent, Now};
-use crate::hypervisor::{Domain, DomainState, HvError, HvEvent};
+use crate::hypervisor::{Domain, DomainState, HvError, HvEvent, Mark};
 use crate::records::{MoveRecord, MoveState};
 use admission::Denial;
 use coms_protocol::guest_to_host::GuestToHost;
@@ -66,6 +72,19 @@ pub struct Broker {
     records: VecDeque<MoveRecord>,
     /// When each guest last moved.
     moved_unix_ms: BTreeMap<Uuid, u64>,
+    /// Customers' moves are paused by the operator.
+    paused: bool,
+    /// The local libvirt answers.
+    connected: bool,
+    /// The next sign of life for the other hosts' brokers.
+    beat: u64,
+    beat_at: Duration,
+    alarms: BTreeMap<(alarms::Kind, Option<Uuid>), Alarm>,
+    /// No guest is moved for relief before that; and measurements from before `relieved_at` do not count.
+    relief_rest_until: Duration,
+    relieved_at: Duration,
+    /// When a guest's last move failed.
+    failed_at: BTreeMap<Uuid, Duration>,
     /// Connected, and not yet told what is here: what the next list brings, began unseen.
     first_list_due: bool,
     /// All domains are listed again then: an answer that failed or an event that was lost costs time only.
@@ -103,12 +122,25 @@ impl Broker {
             guests: BTreeMap::new(),
             records: past.into_iter().skip(skip).collect(),
             moved_unix_ms,
+            paused: false,
+            connected: false,
+            beat: 0,
+            beat_at: Duration::ZERO,
+            alarms: BTreeMap::new(),
+            relief_rest_until: Duration::ZERO,
+            relieved_at: Duration::ZERO,
+            failed_at: BTreeMap::new(),
             first_list_due: false,
             relist_at: Duration::ZERO,
             unix_ms: 0,
             records_touched: false,
             out: Vec::new(),
         }
+    }
+
+    /// As the operator left it.
+    pub fn paused(self, paused: bool) -> Self {
+        Self { paused, ..self }
     }
 
     /// Takes one event; returns what is to be done, in order.
@@ -144,6 +176,9 @@ impl Broker {
             Event::Figures { uuid, migration, figures } => {
                 self.arrival_figures(now, uuid, migration, figures.as_deref())
             }
+            Event::Elsewhere { uuid, answers } => self.elsewhere(now, uuid, &answers),
+            Event::Resumed { uuid, result } => self.resumed(uuid, result),
+            Event::Marked(result) => self.marked(now, result),
             Event::Control { caller, request } => self.control(now, caller, request),
             Event::Tick => self.tick(now),
         }
@@ -157,10 +192,13 @@ impl Broker {
         match event {
             HvEvent::Connected => {
                 self.first_list_due = true;
+                self.connected = true;
+                self.beat_at = now.mono;
                 self.log(Level::Info, None, "connected to libvirt".into());
                 self.out.extend([Action::SampleMe, Action::ListDomains]);
             }
             HvEvent::Disconnected { detail } => {
+                self.connected = false;
                 self.log(Level::Warn, None, format!("lost libvirt, trying again: {detail}"));
             }
             // The first look at an incoming domain finds its port's socket; attach before it runs here.
@@ -253,6 +291,8 @@ impl Broker {
             Move::None => {}
         }
         self.arrival_lost(now, uuid);
+        self.settled_with(uuid);
+        self.failed_at.remove(&uuid);
         self.guests.remove(&uuid);
     }
 
@@ -266,7 +306,7 @@ impl Broker {
                     // Tickets could not be read before.
                     self.out.push(Action::ListDomains);
                 }
-                history.add(now.mono, sample);
+                history.add(now.mono, now.unix_ms, sample);
             }
             Err(e) => {
                 if history.trouble.is_none() {
@@ -286,6 +326,7 @@ impl Broker {
             LinkEvent::Established { hello } => {
                 guest.agent = Some(hello.agent.to_string());
                 guest.waiting = hello.waiting.as_slice().to_vec();
+                self.settled(alarms::Kind::Silent, Some(uuid));
                 self.answer_waiting(uuid);
             }
             LinkEvent::Lost => guest.agent = None,
@@ -306,6 +347,12 @@ impl Broker {
         if self.relist_at <= now.mono {
             self.relist_at = now.mono + RELIST;
             self.out.push(Action::ListDomains);
+        }
+        if self.connected && self.beat_at <= now.mono {
+            self.beat_at = now.mono + load::BEAT;
+            self.beat = self.beat.wrapping_add(1);
+            let broker = concat!("coms-broker ", env!("CARGO_PKG_VERSION")).to_owned();
+            self.out.push(Action::Beat(Mark { broker, beat: self.beat, unix_ms: now.unix_ms }));
         }
         let keep_ms = self.config.limits.cooldown.max(MOVED_KEPT).as_millis() as u64;
         self.moved_unix_ms.retain(|_, at| at.saturating_add(keep_ms) > now.unix_ms);
@@ -328,6 +375,21 @@ impl Broker {
                 self.out.push(Action::ClearTicket { uuid });
             }
             self.arrival_tick(now, uuid);
+        }
+    }
+
+    fn marked(&mut self, now: Now, result: Result<(), HvError>) {
+        match result {
+            Ok(()) => self.settled(alarms::Kind::NoMark, None),
+            // Known already, and the next sign follows.
+            Err(HvError::Unreachable { .. }) => {}
+            Err(e) => {
+                let text = format!(
+                    "other hosts cannot see this broker and do not choose this host: {e}; libvirt needs its secret \
+                     driver, or their [limits] require_broker = false"
+                );
+                self.raise(now, alarms::Kind::NoMark, None, text);
+            }
         }
     }
 

@@ -2,13 +2,14 @@
 
 use super::Broker;
 use super::admission::Denial;
+use super::alarms::Kind;
+use super::cancel::CANCEL_AGAIN;
 use super::guest::{Move, Plan};
 use crate::action::{Action, Level};
 use crate::event::Now;
 use crate::hypervisor::{DomainState, HvError, JobFigures, MigrateSpec};
 use crate::records::MoveState;
 use crate::ticket::Ticket;
-use coms_protocol::guest_to_host::Wishes;
 use coms_protocol::host_to_guest::{Accepted, Cancelled, Failed, Notice, Progress};
 use coms_protocol::types::{
     DenyReason, FailReason, Figures, Initiator, MigrationId, Phase, RequestId, Technique,
@@ -17,6 +18,8 @@ use std::time::Duration;
 use uuid::Uuid;
 
 const ABORT_AGAIN: Duration = Duration::from_secs(30);
+/// After a guest left for relief, the others on this host are measured anew for this long before the next.
+const RELIEF_REST: Duration = super::load::WINDOW;
 
 impl Broker {
     /// Step 5. The ticket must be there before memory moves: libvirt admits no change during a migration.
@@ -49,6 +52,7 @@ impl Broker {
             written_unix_ms: now.unix_ms,
             expires_unix_ms: now.unix_ms + self.config.limits.ticket_ttl.as_millis() as u64,
             autostart: guest.domain.autostart && guest.domain.persistent,
+            agent: guest.agent.is_some(),
         };
         let migration = plan.migration;
         guest.mv = Move::WritingTicket { plan, ticket };
@@ -74,6 +78,9 @@ impl Broker {
             return;
         }
         let (mut plan, ticket) = (plan.clone(), *ticket);
+        if let (Ok(()), Some(by)) = (&result, plan.cancelled_by) {
+            return self.did_not_leave(now, uuid, &plan, End::Cancelled(by));
+        }
         if let Err(e) = result {
             let reason =
                 if matches!(e, HvError::Busy { .. }) { DenyReason::Busy } else { DenyReason::HostTrouble };
@@ -117,6 +124,7 @@ impl Broker {
             rounds: 0,
             time_limit_hit: false,
             abort_at: now.mono + self.config.limits.max_total,
+            switching_over: false,
         };
         for request in requests {
             self.tell(uuid, Accepted { request, migration });
@@ -169,31 +177,37 @@ impl Broker {
     }
 
     pub(super) fn switching_over(&mut self, now: Now, uuid: Uuid) {
-        let Some(guest) = self.guests.get(&uuid) else { return };
-        if let Move::Running { plan, started, .. } = &guest.mv {
-            self.log(
-                Level::Info,
-                Some(uuid),
-                format!(
-                    "{}: switching over after {} ms",
-                    plan.migration,
-                    now.mono.saturating_sub(*started).as_millis()
-                ),
+        let Some(guest) = self.guests.get_mut(&uuid) else { return };
+        if let Move::Running { plan, started, switching_over, .. } = &mut guest.mv {
+            *switching_over = true;
+            let text = format!(
+                "{}: switching over after {} ms",
+                plan.migration,
+                now.mono.saturating_sub(*started).as_millis()
             );
+            self.log(Level::Info, Some(uuid), text);
         }
     }
-
-    /// The guest does not want its request any more.
-    pub(super) fn cancelled_by_guest(&mut self, _now: Now, _uuid: Uuid, _request: RequestId) {}
 
     pub(super) fn time_limit(&mut self, now: Now, uuid: Uuid) {
         let limit = self.config.limits.max_total;
         let Some(guest) = self.guests.get_mut(&uuid) else { return };
-        let Move::Running { plan, time_limit_hit, abort_at, .. } = &mut guest.mv else { return };
+        let job_active = guest.domain.job_active;
+        let (plan, time_limit_hit, abort_at) = match &mut guest.mv {
+            Move::Running { plan, time_limit_hit, abort_at, .. } => (plan, time_limit_hit, abort_at),
+            Move::Unclear { plan, time_limit_hit, abort_at, .. } if job_active => {
+                (plan, time_limit_hit, abort_at)
+            }
+            Move::None | Move::Choosing(_) | Move::WritingTicket { .. } | Move::Unclear { .. } => return,
+        };
         if *abort_at > now.mono {
             return;
         }
         // Again if need be: libvirt refuses while the job is not quite there.
+        if plan.cancelled_by.is_some() {
+            *abort_at = now.mono + CANCEL_AGAIN;
+            return self.out.push(Action::Abort { uuid });
+        }
         *abort_at = now.mono + ABORT_AGAIN;
         *time_limit_hit = true;
         let text = format!("{}: not done after {} s, aborting", plan.migration, limit.as_secs());
@@ -219,14 +233,16 @@ impl Broker {
                 guest.mv = mv;
                 self.left(now, uuid);
             }
-            (Err(e), Move::Running { plan, rounds, time_limit_hit, .. }) => {
+            (Err(e), Move::Running { plan, rounds, time_limit_hit, abort_at, .. }) => {
                 guest.mv = Move::Unclear {
                     plan,
                     rounds,
                     time_limit_hit,
                     error: Some(e.clone()),
                     looked: now.mono,
-                    alarmed: false,
+                    since: now.mono,
+                    abort_at,
+                    asked: None,
                 };
                 self.log(Level::Warn, Some(uuid), format!("{migration}: {e}"));
                 if let Some(record) = self.record_mut(migration) {
@@ -252,7 +268,14 @@ impl Broker {
         if guest.attached.is_some() {
             self.out.push(Action::Detach { uuid });
         }
+        let relieved = plan.wants_relief;
         self.guests.remove(&uuid);
+        self.settled_with(uuid);
+        self.failed_at.remove(&uuid);
+        if relieved {
+            self.relief_rest_until = now.mono + RELIEF_REST;
+            self.relieved_at = now.mono;
+        }
         self.moved(uuid, now.unix_ms);
         if let Some(record) = self.record_mut(migration) {
             record.state = MoveState::Left;
@@ -267,26 +290,30 @@ impl Broker {
     /// Called with every fresh look: finds the end of a move whose call failed or was lost.
     pub(super) fn source_looks(&mut self, now: Now, uuid: Uuid) {
         let Some(guest) = self.guests.get_mut(&uuid) else { return };
-        let Move::Unclear { plan, rounds, time_limit_hit, error, alarmed, .. } = &mut guest.mv else {
-            return;
-        };
+        let Move::Unclear { plan, rounds, time_limit_hit, error, .. } = &guest.mv else { return };
         match guest.domain.state {
             DomainState::Running { .. } if !guest.domain.job_active => {
-                let (plan, end) =
-                    (plan.clone(), end_of(error.as_ref(), *rounds, *time_limit_hit, &self.config.me.libvirt));
+                let end = match (plan.cancelled_by, time_limit_hit) {
+                    (Some(by), false) => End::Cancelled(by),
+                    (Some(_), true) | (None, _) => {
+                        end_of(error.as_ref(), *rounds, *time_limit_hit, &self.config.me.libvirt)
+                    }
+                };
+                let plan = plan.clone();
                 self.did_not_leave(now, uuid, &plan, end);
             }
             DomainState::Running { .. } | DomainState::RunningPostCopy | DomainState::Incoming => {}
-            DomainState::Paused { .. } | DomainState::Other => {
+            // In switch-over.
+            DomainState::Paused { .. } if guest.domain.job_active => {}
+            DomainState::Paused { migration: true } => self.look_elsewhere(now, uuid),
+            DomainState::Paused { migration: false } | DomainState::Other => {
                 let text = format!(
-                    "{}: the domain is paused here after a failed move; it is left so until it is known that it \
-                     does not run at the destination ({})",
+                    "{}: after a broken move to {} the domain does not run here, and not because of the move; it is \
+                     left so. virsh domstate --reason says more",
                     plan.migration,
-                    plan.destination.as_deref().unwrap_or("unknown"),
+                    plan.destination.as_deref().unwrap_or("an unknown host"),
                 );
-                if !std::mem::replace(alarmed, true) {
-                    self.log(Level::Alarm, Some(uuid), text);
-                }
+                self.raise(now, Kind::LeftPaused, Some(uuid), text);
             }
             // Defined here without running: it left, or it was shut off meanwhile.
             DomainState::ShutOff => self.left(now, uuid),
@@ -296,25 +323,12 @@ impl Broker {
     /// A ticket says that this host tried to move the domain, and it runs here: told by a broker that was
     /// restarted in between.
     pub(super) fn lost_attempt(&mut self, now: Now, uuid: Uuid, ticket: &Ticket) {
-        let plan = Plan {
-            migration: ticket.migration,
-            requests: ticket.request.into_iter().collect(),
-            initiator: ticket.initiator,
-            wishes: Wishes::default(),
-            technique: ticket.technique,
-            only: None,
-            wants_relief: false,
-            received: now.mono,
-            accepted: true,
-            destination: self.host_by_uuid(ticket.destination).map(|h| h.name.clone()),
-            considered: Vec::new(),
-            figures: JobFigures::default(),
-        };
+        let plan = self.plan_of(now, ticket);
         self.did_not_leave(now, uuid, &plan, End::Failed(FailReason::Unexplained));
     }
 
     /// The domain runs here and no job does: the move is over without having happened.
-    fn did_not_leave(&mut self, now: Now, uuid: Uuid, plan: &Plan, end: End) {
+    pub(super) fn did_not_leave(&mut self, now: Now, uuid: Uuid, plan: &Plan, end: End) {
         let migration = plan.migration;
         // While a job runs its downtime is libvirt's guess of what is to come.
         let figures = Figures { downtime_ms: None, ..to_wire(&plan.figures) };
@@ -323,6 +337,10 @@ impl Broker {
             End::Failed(reason) => (MoveState::Failed, reason.to_string()),
             End::Cancelled(by) => (MoveState::Cancelled, format!("by-{by}")),
         };
+        self.settled(Kind::LeftPaused, Some(uuid));
+        if matches!(end, End::Failed(_)) {
+            self.failed_at.insert(uuid, now.mono);
+        }
         if let Some(guest) = self.guests.get_mut(&uuid) {
             guest.mv = Move::None;
             guest.concluded = Some(migration);
@@ -372,7 +390,7 @@ impl Broker {
 
 /// How a move that did not happen ended.
 #[derive(Debug, Clone, Copy)]
-enum End {
+pub(super) enum End {
     /// The hypervisor refused before anything moved.
     Denied(DenyReason),
     Failed(FailReason),

@@ -15,6 +15,8 @@ pub struct Candidate {
     pub can_run: Result<(), String>,
     /// A domain of this identity is there already.
     pub has_it: bool,
+    /// A broker is there to tell the guest how it went.
+    pub has_broker: bool,
 }
 
 /// What is wanted of a destination.
@@ -47,6 +49,8 @@ pub enum Verdict {
         detail: String,
     },
     HasItAlready,
+    /// Its broker shows no sign of life: nobody would be there to tell the guest.
+    NoBroker,
     TooLittleMemory {
         free_kib: u64,
         needed_kib: u64,
@@ -124,6 +128,9 @@ fn eligible<'a>(c: &'a Candidate, demand: &Demand) -> Result<&'a Load, Verdict> 
     if c.has_it {
         return Err(Verdict::HasItAlready);
     }
+    if !c.has_broker {
+        return Err(Verdict::NoBroker);
+    }
     if let Err(detail) = &c.can_run {
         return Err(Verdict::CannotRun { detail: detail.clone() });
     }
@@ -162,6 +169,7 @@ mod tests {
             }),
             can_run: Ok(()),
             has_it: false,
+            has_broker: true,
         }
     }
 
@@ -194,9 +202,13 @@ mod tests {
         twin.has_it = true;
         let mut far = host("far", 0.0, 0, 0);
         far.region = "elsewhere".into();
+        let mut alone = host("alone", 0.0, 0, 0);
+        alone.has_broker = false;
         let demand = Demand { region: Some("r".into()), relief: Some((1.0, 0.2)), ..any() };
-        let d =
-            choose(&[silent, cannot, twin, host("full", 0.0, 16, 0), far, host("busy", 0.9, 0, 0)], &demand);
+        let d = choose(
+            &[silent, cannot, twin, alone, host("full", 0.0, 16, 0), far, host("busy", 0.9, 0, 0)],
+            &demand,
+        );
         assert_eq!(d.chosen, None);
         let verdicts: Vec<_> = d
             .considered
@@ -205,7 +217,15 @@ mod tests {
             .collect();
         assert_eq!(
             verdicts,
-            ["no-answer", "cannot-run", "has-it-already", "too-little-memory", "other-region", "no-relief"]
+            [
+                "no-answer",
+                "cannot-run",
+                "has-it-already",
+                "no-broker",
+                "too-little-memory",
+                "other-region",
+                "no-relief"
+            ]
         );
         assert!(d.only_region_in_the_way() && d.only_load_in_the_way());
     }

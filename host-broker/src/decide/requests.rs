@@ -3,6 +3,7 @@
 use super::Broker;
 use super::admission::{self, Denial, Situation};
 use super::guest::{FOLLOWERS, Guest, Move, Plan, WAITING};
+use super::moves::End;
 use super::placement::{self, Candidate, Demand};
 use crate::action::{Action, Level};
 use crate::control::Reply;
@@ -15,6 +16,10 @@ use coms_protocol::types::{DenyReason, Initiator, MigrationId, RequestId, Reques
 use std::time::Duration;
 use uuid::Uuid;
 
+/// A guest that was told to measure again does so over about this long.
+const REMEASURE: Duration = Duration::from_secs(30);
+/// Rest after a move that failed, unless the cooldown is shorter.
+const FAILED_REST: Duration = Duration::from_secs(30);
 /// How long after an arrival its guest's agent may still come back to hear of it.
 const AGENT_MAY_COME: Duration = Duration::from_secs(60);
 
@@ -103,9 +108,13 @@ impl Broker {
         // One that a former broker began counts as long as its job runs.
         let moving = |g: &&Guest| !g.mv.is_none() || (g.undecided && g.domain.job_active);
         let moves_running = self.guests.values().filter(moving).count();
+        if wish.wants_relief && self.others_are_relieved(now) {
+            return Err(Denial::after(DenyReason::OthersFirst, REMEASURE));
+        }
         let since_last_move =
             self.last_moved_unix_ms(uuid).map(|at| Duration::from_millis(now.unix_ms.saturating_sub(at)));
         let migration = MigrationId((self.draw)());
+        let rest_after_failure = self.rest_after_failure(now, uuid);
         let Some(guest) = self.guests.get_mut(&uuid) else {
             return Err(Denial::new(DenyReason::HostTrouble));
         };
@@ -124,6 +133,8 @@ impl Broker {
                 requests_last_minute: guest.asked_at.len(),
                 wishes: &wish.wishes,
                 by_operator: wish.initiator == Initiator::Operator,
+                paused: self.paused,
+                rest_after_failure,
             },
         );
         let record = MoveRecord {
@@ -159,6 +170,7 @@ impl Broker {
             destination: None,
             considered: Vec::new(),
             figures: JobFigures::default(),
+            cancelled_by: None,
         });
         // Only hosts that answered lately are asked: one that hangs must not hold this up.
         let hosts = self
@@ -171,6 +183,25 @@ impl Broker {
         self.out.push(Action::Survey { uuid, migration, needs, hosts });
         self.add_record(record);
         Ok(migration)
+    }
+
+    /// Several guests that suffer on one host mostly suffer from one cause: one of them leaves, and the others are
+    /// measured again before the next one may.
+    fn others_are_relieved(&self, now: Now) -> bool {
+        let moving = self.guests.values().any(|g| g.mv.plan().is_some_and(|p| p.wants_relief));
+        moving || self.relief_rest_until > now.mono
+    }
+
+    /// Its claim, checked: do its vCPUs wait for a CPU of this host? What cannot be known is believed.
+    fn slow_by_itself(&self, uuid: Uuid) -> bool {
+        let least = self.config.limits.min_vcpu_wait;
+        let waits = self.hosts.get(&self.config.me.name).and_then(|h| h.vcpu_wait(uuid, self.relieved_at));
+        waits.is_some_and(|waits| waits < least)
+    }
+
+    fn rest_after_failure(&self, now: Now, uuid: Uuid) -> Option<Duration> {
+        let until = *self.failed_at.get(&uuid)? + FAILED_REST.min(self.config.limits.cooldown);
+        until.checked_sub(now.mono).filter(|rest| !rest.is_zero())
     }
 
     /// The hosts have answered: choose one of them.
@@ -186,6 +217,10 @@ impl Broker {
         let Move::Choosing(plan) = &guest.mv else { return };
         if plan.migration != migration {
             return;
+        }
+        if let Some(by) = plan.cancelled_by {
+            let plan = plan.clone();
+            return self.did_not_leave(now, uuid, &plan, End::Cancelled(by));
         }
         let fit = match &domain {
             Ok(domain) => admission::movable(domain).map_err(|denial| (denial, None)),
@@ -203,6 +238,10 @@ impl Broker {
         }
         let Some(guest) = self.guests.get(&uuid) else { return };
         let Move::Choosing(plan) = &guest.mv else { return };
+        if plan.wants_relief && self.slow_by_itself(uuid) {
+            let denial = Denial::after(DenyReason::OwnLoad, REMEASURE);
+            return self.call_off(now, uuid, denial, Some("its vCPUs hardly wait for a CPU here".into()));
+        }
         let load_here = self
             .hosts
             .get(&self.config.me.name)
@@ -220,6 +259,8 @@ impl Broker {
                     load: answer.and_then(|_| self.hosts.get(&peer.name)?.load(peer.cpus, peer.memory_kib)),
                     can_run: answer.map_or(Ok(()), |a| a.can_run.clone()),
                     has_it: answer.is_some_and(|a| a.has_it),
+                    has_broker: !self.config.limits.require_broker
+                        || self.hosts.get(&peer.name).is_some_and(|h| h.broker(now.mono).is_some()),
                 }
             })
             .collect();

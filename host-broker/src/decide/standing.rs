@@ -85,6 +85,7 @@ mod tests {
             written_unix_ms: 0,
             expires_unix_ms: 1000,
             autostart: false,
+            agent: false,
         };
         let domain = Domain {
             uuid: Uuid::nil(),

@@ -6,12 +6,16 @@ use super::Broker;
 use crate::action::Action;
 use crate::alias::AliasKey;
 use crate::config::Config;
-use crate::event::{Answer, Event, LinkEvent, Now};
-use crate::hypervisor::{Domain, DomainState, HostSample, HvError, HvEvent, JobFigures, Needs};
+use crate::event::{Answer, Elsewhere, Event, LinkEvent, Now};
+use crate::hypervisor::{
+    Domain, DomainSample, DomainState, HostSample, HvError, HvEvent, JobFigures, Mark, Needs, VcpuTimes,
+};
 use crate::ticket::Ticket;
 use coms_protocol::guest_to_host::{GuestHello, GuestToHost, Request, Waiting, Wishes};
 use coms_protocol::host_to_guest::HostToGuest;
-use coms_protocol::types::{DenyReason, FailReason, List, MigrationId, RequestId, RequestReason, Text};
+use coms_protocol::types::{
+    DenyReason, FailReason, Initiator, List, MigrationId, RequestId, RequestReason, Text,
+};
 use proptest::prelude::*;
 use std::path::Path;
 use std::time::Duration;
@@ -36,8 +40,10 @@ fn config(me: &str, other: &str) -> Config {
     Config::parse(Path::new("broker.toml"), &text).unwrap()
 }
 
-fn sample(host_uuid: Uuid) -> HostSample {
-    HostSample { cpus: 1, memory_kib: 16 << 20, host_uuid: Some(host_uuid), domains: Vec::new() }
+/// A look at a host whose broker shows this sign of life.
+fn sample(host_uuid: Uuid, beat: u64) -> HostSample {
+    let broker = Some(Mark { broker: "test".into(), beat, unix_ms: 0 });
+    HostSample { cpus: 1, memory_kib: 16 << 20, host_uuid: Some(host_uuid), domains: Vec::new(), broker }
 }
 
 fn domain(state: DomainState) -> Domain {
@@ -73,9 +79,9 @@ impl World {
         let mut world = World { broker, now, actions: Vec::new() };
         world.event(Event::Hypervisor(HvEvent::Connected));
         world.event(Event::Domains(Ok(Vec::new())));
-        for _ in 0..2 {
-            world.event(Event::Sampled { host: me.into(), result: Ok(sample(my_uuid)) });
-            world.event(Event::Sampled { host: other.into(), result: Ok(sample(other_uuid)) });
+        for beat in 0..2 {
+            world.event(Event::Sampled { host: me.into(), result: Ok(sample(my_uuid, beat)) });
+            world.event(Event::Sampled { host: other.into(), result: Ok(sample(other_uuid, beat)) });
             world.pass(2);
         }
         world
@@ -231,18 +237,250 @@ fn an_error_is_not_believed_before_the_domain_was_seen() {
     assert!(told(&actions).is_empty(), "it left after all: the destination tells");
 }
 
-#[test]
-fn a_paused_leftover_raises_one_alarm_and_tells_nothing() {
+fn alarms(w: &World) -> usize {
+    w.actions.iter().filter(|a| matches!(a, Action::Log { level: crate::action::Level::Alarm, .. })).count()
+}
+
+/// A move broke, its copy is paused here, and the other host is asked.
+fn left_paused() -> World {
     let mut w = World::source();
     let (migration, _) = w.move_begins(1);
     w.event(Event::Returned { uuid: VM, migration, result: Err(other_error()) });
-    for _ in 0..3 {
-        w.look(domain(DomainState::Paused { migration: true }));
+    let paused = domain(DomainState::Paused { migration: true });
+    w.look(paused.clone());
+    assert!(find(&w.actions, |a| matches!(a, Action::FindElsewhere { .. })).is_none(), "libvirt may mend it");
+    w.pass(4);
+    let actions = w.look(paused);
+    assert!(find(&actions, |a| matches!(a, Action::FindElsewhere { .. })).is_some(), "{actions:?}");
+    w
+}
+
+#[test]
+fn a_paused_leftover_is_resumed_when_every_other_host_is_without_it() {
+    let mut w = left_paused();
+    let actions = w.event(Event::Elsewhere { uuid: VM, answers: vec![("h2".into(), Elsewhere::No)] });
+    assert!(find(&actions, |a| matches!(a, Action::Resume { .. })).is_some());
+    w.event(Event::Resumed { uuid: VM, result: Ok(()) });
+    let actions = w.look(domain(DomainState::Running { arrived: false }));
+    assert!(matches!(told(&actions)[..], [HostToGuest::Failed(_)]), "{actions:?}");
+    assert_eq!(alarms(&w), 0);
+}
+
+#[test]
+fn a_paused_leftover_stays_paused_while_anybody_may_have_it_and_is_raised_once() {
+    for answers in [
+        vec![],
+        vec![("h2".into(), Elsewhere::Yes)],
+        vec![("h2".into(), Elsewhere::NoAnswer("no route".into()))],
+        vec![("stranger".into(), Elsewhere::No)],
+    ] {
+        let mut w = left_paused();
+        for _ in 0..3 {
+            w.event(Event::Elsewhere { uuid: VM, answers: answers.clone() });
+        }
+        assert!(find(&w.actions, |a| matches!(a, Action::Resume { .. })).is_none(), "{answers:?}");
+        assert_eq!(alarms(&w), 1);
+        assert_eq!(w.broker.standing_view().alarms.len(), 1);
+        assert_eq!(w.told().len(), 2, "nothing is told before it is known");
+        // The answer changes: it is resumed, and the alarm is over.
+        w.event(Event::Elsewhere { uuid: VM, answers: vec![("h2".into(), Elsewhere::No)] });
+        w.look(domain(DomainState::Running { arrived: false }));
+        assert!(w.broker.standing_view().alarms.is_empty());
     }
-    let alarms =
-        w.actions.iter().filter(|a| matches!(a, Action::Log { level: crate::action::Level::Alarm, .. }));
-    assert_eq!(alarms.count(), 1);
-    assert_eq!(w.told().len(), 2);
+}
+
+#[test]
+fn a_copy_that_runs_again_meanwhile_is_not_resumed() {
+    let mut w = left_paused();
+    w.look(domain(DomainState::Running { arrived: false }));
+    w.event(Event::Elsewhere { uuid: VM, answers: vec![("h2".into(), Elsewhere::No)] });
+    assert!(find(&w.actions, |a| matches!(a, Action::Resume { .. })).is_none());
+}
+
+#[test]
+fn a_former_brokers_move_is_taken_up_and_held_to_its_time_limit() {
+    let mut w = World::new("h1", "h2", H1, H2);
+    let t = ticket(&w);
+    let moving = Domain { job_active: true, ..arriving(t, DomainState::Running { arrived: false }) };
+    w.pass(10);
+    w.look(moving.clone());
+    w.hello(&[(1, Some(t.migration.0))]);
+    assert!(matches!(&w.told()[..], [HostToGuest::Accepted(a)] if a.migration == t.migration));
+    w.pass(580);
+    assert!(find(&w.event(Event::Tick), |a| matches!(a, Action::Abort { .. })).is_none());
+    w.pass(11);
+    assert!(find(&w.event(Event::Tick), |a| matches!(a, Action::Abort { .. })).is_some());
+    let actions = w.look(Domain { job_active: false, ..moving });
+    assert!(matches!(told(&actions)[..], [HostToGuest::Failed(f)] if f.reason == FailReason::TimeLimit));
+}
+
+#[test]
+fn a_former_brokers_move_that_left_is_told_by_the_destination() {
+    let mut w = World::new("h1", "h2", H1, H2);
+    let t = ticket(&w);
+    w.look(Domain { job_active: true, ..arriving(t, DomainState::Running { arrived: false }) });
+    w.event(Event::Hypervisor(HvEvent::Left { uuid: VM }));
+    assert!(w.told().is_empty());
+    assert_eq!(w.broker.records.back().map(|r| r.state), Some(crate::records::MoveState::Left));
+}
+
+fn cancel(w: &mut World, id: u64) -> Vec<Action> {
+    let cancel = coms_protocol::guest_to_host::Cancel { request: RequestId(id) };
+    w.event(Event::Link { uuid: VM, event: LinkEvent::Said(GuestToHost::Cancel(cancel)) })
+}
+
+#[test]
+fn a_cancelled_request_gets_one_answer_wherever_its_move_stands() {
+    let cancelled =
+        |m: &[HostToGuest]| matches!(m, [HostToGuest::Cancelled(c)] if c.by == Initiator::Customer);
+    // Hosts are being asked.
+    let mut w = World::source();
+    w.ask(1, Wishes::default());
+    cancel(&mut w, 1);
+    assert!(cancelled(&told(&w.hosts_answer(MigrationId(1)))));
+    assert!(find(&w.actions, |a| matches!(a, Action::WriteTicket { .. })).is_none());
+    // The ticket is being written.
+    let mut w = World::source();
+    w.ask(1, Wishes::default());
+    w.hosts_answer(MigrationId(1));
+    cancel(&mut w, 1);
+    let actions = w.event(Event::TicketWritten { uuid: VM, migration: MigrationId(1), result: Ok(()) });
+    assert!(cancelled(&told(&actions)));
+    assert!(find(&actions, |a| matches!(a, Action::ClearTicket { .. })).is_some());
+    assert!(find(&w.actions, |a| matches!(a, Action::Migrate { .. })).is_none());
+    // Memory is copied; the first abort finds no job yet.
+    let mut w = World::source();
+    let (migration, _) = w.move_begins(1);
+    assert!(find(&cancel(&mut w, 1), |a| matches!(a, Action::Abort { .. })).is_some());
+    w.pass(2);
+    assert!(find(&w.event(Event::Tick), |a| matches!(a, Action::Abort { .. })).is_some());
+    let aborted = HvError::Aborted { operation: "migrate", detail: String::new() };
+    w.event(Event::Returned { uuid: VM, migration, result: Err(aborted) });
+    assert!(cancelled(&told(&w.look(domain(DomainState::Running { arrived: false })))));
+    // Too late.
+    let mut w = World::source();
+    w.move_begins(1);
+    w.event(Event::Hypervisor(HvEvent::SwitchingOver { uuid: VM }));
+    assert!(cancel(&mut w, 1).is_empty());
+}
+
+#[test]
+fn a_pause_denies_customers_and_calls_off_their_moves_but_not_the_operators() {
+    let mut w = World::source();
+    w.move_begins(1);
+    let pause = |let_finish| Event::Control {
+        caller: crate::event::Caller(1),
+        request: crate::control::Request::Pause { let_finish },
+    };
+    assert!(find(&w.event(pause(true)), |a| matches!(a, Action::Abort { .. })).is_none());
+    let actions = w.event(pause(false));
+    assert!(find(&actions, |a| matches!(a, Action::Abort { .. })).is_some());
+    assert!(find(&actions, |a| *a == Action::KeepPaused(true)).is_some());
+
+    let mut w = World::source();
+    w.event(pause(false));
+    assert_eq!(denied(&w.ask(1, Wishes::default())), [DenyReason::Paused]);
+    let order = crate::control::Request::Migrate { domain: "vm1".into(), to: None };
+    let actions = w.event(Event::Control { caller: crate::event::Caller(2), request: order });
+    assert!(find(&actions, |a| matches!(a, Action::Survey { .. })).is_some(), "{actions:?}");
+}
+
+#[test]
+fn a_host_without_a_broker_is_not_chosen() {
+    let mut w = World::source();
+    let look = |broker| HostSample { broker, ..sample(H2, 0) };
+    w.event(Event::Sampled { host: "h2".into(), result: Ok(look(None)) });
+    w.ask(1, Wishes::default());
+    assert_eq!(denied(&w.hosts_answer(MigrationId(1))), [DenyReason::NoDestination]);
+}
+
+/// The host's sample at this moment, with what the VM's vCPU ran and waited so far.
+fn vcpu(w: &mut World, run_ms: u64, wait_ms: u64) {
+    let times = VcpuTimes { run_ns: run_ms * 1_000_000, wait_ns: wait_ms * 1_000_000 };
+    let domains = vec![DomainSample {
+        uuid: VM,
+        vcpus: 1,
+        memory_kib: 1 << 20,
+        cpu_time_ns: times.run_ns,
+        vcpu: Some(times),
+    }];
+    w.event(Event::Sampled {
+        host: "h1".into(),
+        result: Ok(HostSample { domains, ..sample(H1, w.now.unix_ms) }),
+    });
+    w.event(Event::Sampled { host: "h2".into(), result: Ok(sample(H2, w.now.unix_ms)) });
+    w.pass(2);
+}
+
+fn complain(w: &mut World, id: u64) -> Vec<Action> {
+    let request = Request {
+        id: RequestId(id),
+        reason: RequestReason::WorkloadSlow,
+        evidence: List::default(),
+        wishes: Wishes::default(),
+    };
+    w.event(Event::Link { uuid: VM, event: LinkEvent::Said(GuestToHost::Request(request)) })
+}
+
+#[test]
+fn a_guest_whose_cpus_do_not_wait_is_slow_by_itself() {
+    let mut w = World::source();
+    for i in 0..4 {
+        vcpu(&mut w, i * 2000, i * 20);
+    }
+    complain(&mut w, 1);
+    assert_eq!(denied(&w.hosts_answer(MigrationId(1))), [DenyReason::OwnLoad]);
+
+    let mut w = World::source();
+    for i in 0..4 {
+        vcpu(&mut w, i * 500, i * 1500);
+    }
+    complain(&mut w, 1);
+    assert_ne!(denied(&w.hosts_answer(MigrationId(1))), [DenyReason::OwnLoad]);
+}
+
+#[test]
+fn after_one_was_relieved_the_others_are_measured_again() {
+    let mut w = World::source();
+    w.broker.relief_rest_until = w.now.mono + Duration::from_secs(10);
+    w.broker.relieved_at = w.now.mono;
+    assert_eq!(denied(&complain(&mut w, 1)), [DenyReason::OthersFirst]);
+    w.pass(10);
+    assert!(find(&complain(&mut w, 2), |a| matches!(a, Action::Survey { .. })).is_some());
+    // While it is chosen for, or moves, no other.
+    let other = Domain {
+        uuid: Uuid::from_u128(8),
+        name: "vm2".into(),
+        ..domain(DomainState::Running { arrived: false })
+    };
+    w.event(Event::Domain { uuid: other.uuid, result: Ok(other.clone()) });
+    let request = Request {
+        id: RequestId(1),
+        reason: RequestReason::WorkloadSlow,
+        evidence: List::default(),
+        wishes: Wishes::default(),
+    };
+    let said = LinkEvent::Said(GuestToHost::Request(request));
+    let actions = w.event(Event::Link { uuid: other.uuid, event: said });
+    assert_eq!(denied(&actions), [DenyReason::OthersFirst]);
+}
+
+#[test]
+fn a_guest_that_says_nothing_after_its_arrival_is_an_alarm_until_it_speaks() {
+    let mut w = World::destination();
+    let t = Ticket { agent: true, ..ticket(&w) };
+    w.look(arriving(t, DomainState::Incoming));
+    w.event(Event::Hypervisor(HvEvent::Arrived { uuid: VM }));
+    w.event(Event::Figures { uuid: VM, migration: t.migration, figures: None });
+    w.pass(59);
+    w.event(Event::Tick);
+    assert_eq!(alarms(&w), 0);
+    w.pass(2);
+    w.event(Event::Tick);
+    w.event(Event::Tick);
+    assert_eq!((alarms(&w), w.broker.standing_view().alarms.len()), (1, 1));
+    w.hello(&[]);
+    assert!(w.broker.standing_view().alarms.is_empty());
 }
 
 #[test]
@@ -368,6 +606,9 @@ fn a_restarted_source_finds_that_its_vm_did_not_leave() {
     let mut w = World::new("h1", "h2", H1, H2);
     let t = ticket(&w);
     w.look(arriving(t, DomainState::Running { arrived: false }));
+    assert!(w.told().is_empty(), "a call made just before the kill may still become a job");
+    w.pass(4);
+    w.look(arriving(t, DomainState::Running { arrived: false }));
     assert!(matches!(&w.told()[..], [HostToGuest::Failed(f)] if f.request == Some(RequestId(1))));
     assert!(find(&w.actions, |a| matches!(a, Action::ClearTicket { .. })).is_some());
 }
@@ -389,7 +630,7 @@ fn rest_between_moves_holds_at_the_destination_too_and_across_its_restart() {
     let past: Vec<_> = w.actions.iter().filter_map(saved).collect();
     assert!(!past.is_empty());
     w.broker = Broker::new(config("h2", "h1"), AliasKey::new(b"k"), past, Box::new(|| 99));
-    w.event(Event::Sampled { host: "h2".into(), result: Ok(sample(H2)) });
+    w.event(Event::Sampled { host: "h2".into(), result: Ok(sample(H2, w.now.unix_ms)) });
     w.look(domain(DomainState::Running { arrived: true }));
     w.hello(&[]);
     assert_eq!(denied(&w.ask(3, Wishes::default())), [DenyReason::Cooldown]);
@@ -470,7 +711,7 @@ fn an_answer_given_before_a_restart_is_the_only_one() {
     let saved = |a: &Action| if let Action::Record(r) = a { Some((**r).clone()) } else { None };
     let past: Vec<_> = w.actions.iter().filter_map(saved).collect();
     w.broker = Broker::new(config("h1", "h2"), AliasKey::new(b"k"), past, Box::new(|| 99));
-    w.event(Event::Sampled { host: "h1".into(), result: Ok(sample(H1)) });
+    w.event(Event::Sampled { host: "h1".into(), result: Ok(sample(H1, w.now.unix_ms)) });
     w.actions.clear();
     w.look(arriving(t, DomainState::Running { arrived: false }));
     assert!(w.told().is_empty(), "{:?}", w.told());
@@ -543,6 +784,8 @@ enum Step {
     Left,
     Cleared,
     Tick(u64),
+    Cancel(u64),
+    Elsewhere(u8),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -558,6 +801,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Left),
         1 => Just(Step::Cleared),
         1 => (1u64..400).prop_map(Step::Tick),
+        1 => (1u64..20).prop_map(Step::Cancel),
+        1 => (0u8..3).prop_map(Step::Elsewhere),
     ]
 }
 
@@ -622,10 +867,18 @@ proptest! {
                     metadata = None;
                     w.event(Event::TicketCleared { uuid: VM, result: Ok(()) })
                 }
+                Step::Cancel(id) => cancel(&mut w, id),
+                Step::Elsewhere(what) => {
+                    let answer = [Elsewhere::No, Elsewhere::Yes, Elsewhere::NoAnswer(String::new())][usize::from(what)].clone();
+                    let actions = w.event(Event::Elsewhere { uuid: VM, answers: vec![("h2".into(), answer)] });
+                    let resumes = find(&actions, |a| matches!(a, Action::Resume { .. })).is_some();
+                    prop_assert!(!resumes || what == 0, "resumed although it may be elsewhere");
+                    actions
+                }
                 Step::Left => w.event(Event::Hypervisor(HvEvent::Left { uuid: VM })),
                 Step::Tick(seconds) => {
                     w.pass(seconds);
-                    w.event(Event::Sampled { host: "h2".into(), result: Ok(sample(H2)) });
+                    w.event(Event::Sampled { host: "h2".into(), result: Ok(sample(H2, w.now.unix_ms)) });
                     w.event(Event::Tick)
                 }
             };

@@ -1,8 +1,8 @@
 //! What `comsctl` sees.
 
-use super::Broker;
+use super::{Broker, load};
 use crate::action::Action;
-use crate::control::{GuestView, HostView, Reply, Request, StandingView};
+use crate::control::{GuestView, HostView, Reply, Request};
 use crate::event::{Caller, Now};
 use crate::hypervisor::DomainState;
 use uuid::Uuid;
@@ -24,10 +24,10 @@ impl Broker {
                 Ok(uuid) => return self.order(now, caller, uuid, to),
                 Err(text) => Reply::Refused { text },
             },
-            Request::Cancel { .. } | Request::Pause { .. } | Request::Resume => {
-                Reply::Refused { text: "not built yet".into() }
-            }
-            Request::Standing => Reply::Standing { standing: StandingView::default() },
+            Request::Cancel { id } => return self.cancel_by_id(now, caller, id),
+            Request::Pause { let_finish } => return self.pause(now, caller, let_finish),
+            Request::Resume => return self.resume(caller),
+            Request::Standing => Reply::Standing { standing: self.standing_view() },
         };
         self.out.push(Action::Reply { caller, reply: Box::new(reply) });
     }
@@ -82,8 +82,8 @@ impl Broker {
                 memory_mib: load.as_ref().map(|l| l.memory_kib / 1024),
                 committed_mib: load.as_ref().map(|l| l.committed_kib / 1024),
                 domains: load.as_ref().map(|l| l.domains),
-                broker: None,
-                clock_ahead_ms: None,
+                broker: history.and_then(|h| h.broker(now.mono)).map(|m| m.broker.clone()),
+                clock_ahead_ms: history.and_then(load::History::ahead_ms),
             }
         })
         .collect()

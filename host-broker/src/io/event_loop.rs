@@ -32,7 +32,8 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         state.alias_key.clone(),
         state.past.clone(),
         Box::new(rand::random::<u64>),
-    );
+    )
+    .paused(state.paused);
     let callers = control_socket::serve(listener, tx.clone());
     for host in std::iter::once(&config.me).chain(&config.peers) {
         let remote = (host.name != config.me.name).then(|| host.libvirt.clone());
@@ -62,6 +63,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         }
     }
     info!("coms-broker stops; migrations under way go on in libvirt");
+    executor.farewell().await;
     let _ = std::fs::remove_file(&config.socket);
     Ok(())
 }

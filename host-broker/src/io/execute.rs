@@ -6,7 +6,7 @@ use super::libvirt::Libvirt;
 use super::state::State;
 use crate::action::{Action, Level};
 use crate::config::Config;
-use crate::event::{Answer, Event};
+use crate::event::{Answer, Elsewhere, Event};
 use crate::hypervisor::{JobFigures, MigrateSpec, Needs};
 use coms_protocol::types::MigrationId;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 /// A host that has not answered a survey by then is left out of it.
 const SURVEY_LIMIT: Duration = Duration::from_secs(1);
+const FAREWELL_LIMIT: Duration = Duration::from_secs(1);
 /// How often a running job is asked how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 /// libvirt hands out a completed job's figures at the destination a moment after Finish.
@@ -81,6 +82,23 @@ impl Executor {
                     }
                 });
             }
+            Action::FindElsewhere { uuid, hosts } => self.spawn(async move {
+                let mut answers = Vec::new();
+                for (host, uri) in hosts {
+                    let answer = match libvirt.domain_on(&uri, uuid).await {
+                        Ok(None) => Elsewhere::No,
+                        Ok(Some(_)) => Elsewhere::Yes,
+                        Err(e) => Elsewhere::NoAnswer(e.to_string()),
+                    };
+                    answers.push((host, answer));
+                }
+                Event::Elsewhere { uuid, answers }
+            }),
+            Action::Resume { uuid } => {
+                self.spawn(async move { Event::Resumed { uuid, result: libvirt.resume(uuid).await } });
+            }
+            Action::Beat(mark) => self.spawn(async move { Event::Marked(libvirt.set_mark(mark).await) }),
+            Action::KeepPaused(paused) => self.state.keep_paused(paused),
             Action::FetchFigures { uuid, migration } => self.spawn(async move {
                 Event::Figures {
                     uuid,
@@ -105,6 +123,14 @@ impl Executor {
                     Level::Alarm => error!(guest, alarm = true, "{text}"),
                 }
             }
+        }
+    }
+
+    /// On the way out: no other broker should choose this host any more. A libvirt that hangs is not waited for.
+    pub async fn farewell(self) {
+        let removed = tokio::time::timeout(FAREWELL_LIMIT, self.libvirt.remove_mark()).await;
+        if !matches!(removed, Ok(Ok(()))) {
+            info!("the mark in libvirt stays; other hosts see by its age that this broker has gone");
         }
     }
 

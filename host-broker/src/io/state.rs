@@ -22,6 +22,9 @@ const SHORTEST_SECRET: usize = 16;
 pub struct State {
     pub past: Vec<MoveRecord>,
     pub alias_key: AliasKey,
+    /// The operator paused customers' moves.
+    pub paused: bool,
+    paused_file: PathBuf,
     path: PathBuf,
     file: File,
 }
@@ -71,7 +74,23 @@ impl State {
             rewrite(&path, &past).map_err(failed(&path, "shortening"))?;
         }
         let file = open_to_append(&path).map_err(failed(&path, "opening"))?;
-        Ok(Self { past, alias_key: AliasKey::new(&secret), path, file })
+        let paused_file = dir.join("paused");
+        let paused = paused_file.exists();
+        Ok(Self { past, alias_key: AliasKey::new(&secret), paused, paused_file, path, file })
+    }
+
+    /// Whether the file is there says it.
+    pub fn keep_paused(&self, paused: bool) {
+        let done = if paused {
+            File::create(&self.paused_file).map(drop)
+        } else {
+            fs::remove_file(&self.paused_file)
+        };
+        if let Err(e) = done
+            && e.kind() != std::io::ErrorKind::NotFound
+        {
+            warn!("{}: {e}; whether moves are paused will not survive a restart", self.paused_file.display());
+        }
     }
 
     /// One line per change of a move; the last one of each id counts.

@@ -165,7 +165,10 @@ impl Stage {
         for i in 0..self.brokers.len() {
             self.wait("each broker to know each host's load", 20, || {
                 let hosts = self.comsctl(i, &["hosts"])?;
-                let known = |h: &Value| h["answers"] == true && !h["load_per_cpu"].is_null();
+                let known = |h: &Value| {
+                    let broker = h["this_host"] == true || !h["broker"].is_null();
+                    h["answers"] == true && !h["load_per_cpu"].is_null() && broker
+                };
                 Ok(hosts.as_array().is_some_and(|h| h.iter().all(known)))
             })?;
         }

@@ -2,7 +2,7 @@
 
 use super::client::{Broker, unexpected};
 use super::show::in_full;
-use super::tables::{state_words, table_of_moves};
+use super::tables::table_of_moves;
 use super::{Failure, print};
 use coms_broker::records::{MoveRecord, MoveState};
 use coms_protocol::types::MigrationId;
@@ -34,7 +34,7 @@ pub fn follow(
         if live {
             let left =
                 record.bytes_remaining.map(|b| format!(", {} MiB to copy", b >> 20)).unwrap_or_default();
-            eprint!("\r\x1b[K{id}: {}{left}", state_words(record.state));
+            eprint!("\r\x1b[K{id}: {}{left}", record.state.name());
         }
         if record.state.is_final() {
             if live {
@@ -109,7 +109,7 @@ fn give_up(json: bool, record: &MoveRecord, after: Duration) -> Result<ExitCode,
         | MoveState::Failed
         | MoveState::Cancelled => format!(
             "{id} is still {} after {s} s and goes on; look again: comsctl show {id}; end it: comsctl cancel {id}",
-            state_words(record.state)
+            record.state.name()
         ),
     };
     Err(Failure::refused(text))

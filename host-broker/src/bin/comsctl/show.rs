@@ -1,7 +1,7 @@
 //! One move in full.
 
 use super::client::Broker;
-use super::tables::{ago, clean, state_words};
+use super::tables::{ago, clean};
 use super::{Failure, print};
 use coms_broker::decide::placement::{Considered, Verdict};
 use coms_broker::records::MoveRecord;
@@ -38,7 +38,7 @@ pub fn in_full(r: &MoveRecord) -> String {
         "way",
         &format!("{} -> {}", r.from.clone().unwrap_or_else(unknown), r.to.clone().unwrap_or_else(unknown)),
     );
-    line("state", state_words(r.state));
+    line("state", r.state.name());
     if let Some(reason) = &r.reason {
         line("reason", reason);
     }
@@ -50,7 +50,7 @@ pub fn in_full(r: &MoveRecord) -> String {
     }
     for (i, step) in r.steps.iter().enumerate() {
         let after = step.at_unix_ms.saturating_sub(r.received_unix_ms);
-        let text = format!("{} (+{after} ms) {}", at(step.at_unix_ms), state_words(step.state));
+        let text = format!("{} (+{after} ms) {}", at(step.at_unix_ms), step.state.name());
         line(if i == 0 { "steps" } else { "" }, &text);
     }
     for (i, (what, value)) in figures(r).into_iter().enumerate() {
@@ -82,6 +82,7 @@ fn verdict(c: &Considered) -> String {
         Verdict::NoAnswer => "did not answer in time".into(),
         Verdict::CannotRun { detail } => format!("cannot run it: {detail}"),
         Verdict::HasItAlready => "has a VM of this identity already".into(),
+        Verdict::NoBroker => "its broker shows no sign of life (systemctl status coms-broker there)".into(),
         Verdict::TooLittleMemory { free_kib, needed_kib } => {
             format!("has too little memory: {} MiB free, {} MiB needed", free_kib / 1024, needed_kib / 1024)
         }

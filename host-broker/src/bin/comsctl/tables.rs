@@ -1,7 +1,7 @@
 //! What people read.
 
 use coms_broker::control::{GuestView, HostView};
-use coms_broker::records::{MoveRecord, MoveState};
+use coms_broker::records::MoveRecord;
 
 pub fn table_of_guests(guests: &[GuestView]) -> String {
     let rows = guests.iter().map(|g| {
@@ -61,31 +61,13 @@ pub fn table_of_moves(moves: &[MoveRecord]) -> String {
             m.domain.clone(),
             m.initiator.to_string(),
             format!("{} -> {}", m.from.clone().unwrap_or_else(unknown), m.to.clone().unwrap_or_else(unknown)),
-            state_words(m.state).to_owned()
-                + &m.reason.as_ref().map(|r| format!(" ({r})")).unwrap_or_default(),
+            m.state.name().to_owned() + &m.reason.as_ref().map(|r| format!(" ({r})")).unwrap_or_default(),
             m.figures.total_ms.map_or("-".into(), |v| format!("{v} ms")),
             m.figures.downtime_ms.map_or("-".into(), |v| format!("{v} ms")),
             ago(Some(m.received_unix_ms)),
         ]
     });
     table(["MIGRATION", "VM", "BY", "WAY", "STATE", "TOTAL", "DOWNTIME", "BEGUN"], rows)
-}
-
-/// A state, in words.
-pub fn state_words(state: MoveState) -> &'static str {
-    match state {
-        MoveState::Choosing => "choosing",
-        MoveState::WritingTicket => "writing the ticket",
-        MoveState::Copying => "copying",
-        MoveState::Unclear => "unclear",
-        MoveState::Left => "left",
-        MoveState::Arriving => "arriving",
-        MoveState::Arrived => "arrived",
-        MoveState::Completed => "completed",
-        MoveState::Denied => "denied",
-        MoveState::Failed => "failed",
-        MoveState::Cancelled => "cancelled",
-    }
 }
 
 pub fn ago(unix_ms: Option<u64>) -> String {

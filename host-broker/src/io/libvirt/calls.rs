@@ -2,17 +2,21 @@
 
 use super::errors::Failure;
 use super::ffi;
+use super::ffi::Value;
 use super::figures::job_figures;
 use super::xml::{self, TICKET_NAMESPACE};
 use crate::hypervisor::{
-    Domain, DomainSample, DomainState, HostSample, HvError, JobFigures, MigrateSpec, Needs,
+    Domain, DomainSample, DomainState, HostSample, HvError, JobFigures, Mark, MigrateSpec, Needs, VcpuTimes,
 };
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use uuid::Uuid;
 use virt::connect::Connect;
+use virt::secret::Secret;
 use virt_sys as sys;
 
+/// The secret that is a broker's sign of life, the same on every host.
+const MARK: Uuid = Uuid::from_u128(0xc05b_2c0e_7a1d_4b1e_9d0b_6f2b_70c4_5e3d);
 /// libvirt's prefix for our metadata element.
 const TICKET_KEY: &str = "coms";
 /// A peer that stays silent for 5 s, three times, is gone: calls in flight fail then instead of hanging.
@@ -219,6 +223,7 @@ impl Connection {
                 *self.host_uuid.get_or_init(|| xml::host_uuid(&capabilities))
             }
         };
+        let vcpus = self.vcpu_times();
         let mut domains = Vec::new();
         let active =
             self.conn.list_all_domains(sys::VIR_CONNECT_LIST_DOMAINS_ACTIVE).map_err(self.failed(OP))?;
@@ -226,11 +231,13 @@ impl Connection {
             let look = || -> Result<DomainSample, virt::error::Error> {
                 // Not virConnectGetAllDomainStats: that takes CPU time from cgroups, which a host may lack.
                 let info = dom.get_info()?;
+                let uuid = dom.get_uuid()?;
                 Ok(DomainSample {
-                    uuid: dom.get_uuid()?,
+                    uuid,
                     vcpus: info.nr_virt_cpu,
                     memory_kib: info.max_mem,
                     cpu_time_ns: info.cpu_time,
+                    vcpu: vcpus.get(&uuid).copied(),
                 })
             };
             match look().map_err(self.failed(OP)) {
@@ -240,7 +247,46 @@ impl Connection {
                 Err(_) => {}
             }
         }
-        Ok(HostSample { cpus: node.cpus, memory_kib: node.memory, host_uuid, domains })
+        let broker = self.mark();
+        Ok(HostSample { cpus: node.cpus, memory_kib: node.memory, host_uuid, domains, broker })
+    }
+
+    fn vcpu_times(&self) -> HashMap<Uuid, VcpuTimes> {
+        match ffi::domain_stats(&self.conn, sys::VIR_DOMAIN_STATS_VCPU) {
+            Ok(stats) => {
+                stats.into_iter().filter_map(|(uuid, params)| Some((uuid, vcpu_times(&params)?))).collect()
+            }
+            Err(e) => {
+                tracing::debug!(uri = %self.uri, error = %e, "no vCPU statistics");
+                HashMap::new()
+            }
+        }
+    }
+
+    /// The broker's sign of life on this host, if there is one.
+    fn mark(&self) -> Option<Mark> {
+        // Without a secret driver there are no marks: as if there were no broker, which the configuration may allow.
+        let secret = Secret::lookup_by_uuid(&self.conn, MARK).ok()?;
+        xml::mark(&secret.get_xml_desc(0).ok()?)
+    }
+
+    /// An ephemeral secret without a value: libvirt keeps it in memory, shows it to whoever may manage the host, and
+    /// forgets it when it ends.
+    pub(super) fn set_mark(&self, mark: &Mark) -> Result<(), HvError> {
+        Secret::define_xml(&self.conn, &xml::mark_xml(MARK, mark), 0).map_err(self.failed("leave a mark"))?;
+        Ok(())
+    }
+
+    pub(super) fn remove_mark(&self) -> Result<(), HvError> {
+        let failed = self.failed("remove the mark");
+        Secret::lookup_by_uuid(&self.conn, MARK).map_err(&failed)?.undefine().map_err(failed)
+    }
+
+    /// Lets a paused domain run. Not one whose memory may be elsewhere: the caller knows that it is not.
+    pub(super) fn resume(&self, uuid: Uuid) -> Result<(), HvError> {
+        const OP: &str = "resume";
+        self.lookup(OP, uuid)?.resume().map_err(self.failed(OP))?;
+        Ok(())
     }
 
     pub(super) fn can_run(&self, needs: &Needs) -> Result<(), HvError> {
@@ -315,6 +361,23 @@ impl Connection {
     }
 }
 
+/// `vcpu.N.time` and `vcpu.N.delay` of all vCPUs; None if there is no such figure.
+fn vcpu_times(params: &[(String, Value)]) -> Option<VcpuTimes> {
+    let sum = |what: &str| {
+        let of = params.iter().filter(|(name, _)| name.starts_with("vcpu.") && name.ends_with(what));
+        of.filter_map(|(_, value)| unsigned(value)).reduce(u64::saturating_add)
+    };
+    Some(VcpuTimes { run_ns: sum(".time")?, wait_ns: sum(".delay")? })
+}
+
+fn unsigned(value: &Value) -> Option<u64> {
+    match value {
+        Value::Uint(v) => Some(*v),
+        Value::Int(v) => u64::try_from(*v).ok(),
+        Value::Double(_) | Value::Bool(_) | Value::Text(_) => None,
+    }
+}
+
 /// A job on a running domain, as this host sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Job {
@@ -337,12 +400,8 @@ fn domain_state(state: sys::virDomainState, reason: i32, job: Job) -> DomainStat
         // The reason is MIGRATION at both ends; only the job tells them apart.
         sys::VIR_DOMAIN_PAUSED if job == Job::Incoming => DomainState::Incoming,
         sys::VIR_DOMAIN_PAUSED => DomainState::Paused {
-            migration: matches!(
-                reason,
-                sys::VIR_DOMAIN_PAUSED_MIGRATION
-                    | sys::VIR_DOMAIN_PAUSED_POSTCOPY
-                    | sys::VIR_DOMAIN_PAUSED_POSTCOPY_FAILED
-            ),
+            // Not in post-copy: such a copy must never run again.
+            migration: reason == sys::VIR_DOMAIN_PAUSED_MIGRATION,
         },
         sys::VIR_DOMAIN_SHUTOFF => DomainState::ShutOff,
         _ => DomainState::Other,

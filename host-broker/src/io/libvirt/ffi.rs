@@ -27,6 +27,9 @@ pub(super) enum Value {
     Text(String),
 }
 
+/// libvirt's list of named values.
+type Named = Vec<(String, Value)>;
+
 /// What libvirt tells without being asked, copied out of its memory.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Raw {
@@ -245,6 +248,31 @@ pub(super) fn job_stats(
         copied
     };
     Ok((kind as sys::virDomainJobType, copied))
+}
+
+/// Statistics of every active domain. Does not wait for a domain that another job holds.
+pub(super) fn domain_stats(
+    conn: &Connect,
+    stats: sys::virDomainStatsTypes,
+) -> Result<Vec<(Uuid, Named)>, Error> {
+    let flags = sys::VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | sys::VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT;
+    let mut records: *mut sys::virDomainStatsRecordPtr = ptr::null_mut();
+    // SAFETY: the connection is valid, the out pointer lives through the call.
+    let count = unsafe { sys::virConnectGetAllDomainStats(conn.as_ptr(), stats, &mut records, flags) };
+    let Ok(count) = usize::try_from(count) else { return Err(Error::last_error()) };
+    // SAFETY: libvirt filled `records` with `count` valid records; they are freed once, after everything that is
+    // kept was copied.
+    unsafe {
+        let copied = std::slice::from_raw_parts(records, count)
+            .iter()
+            .filter_map(|&record| {
+                let params = copy_params((*record).params, (*record).nparams);
+                uuid_of((*record).dom).map(|uuid| (uuid, params))
+            })
+            .collect();
+        sys::virDomainStatsRecordListFree(records);
+        Ok(copied)
+    }
 }
 
 /// Asks libvirt to abort the domain's job. Returns when it was asked, not when the job has ended.

@@ -23,7 +23,9 @@ mod keeper;
 mod lane;
 mod xml;
 
-use crate::hypervisor::{Domain, DomainState, HostSample, HvError, HvEvent, JobFigures, MigrateSpec, Needs};
+use crate::hypervisor::{
+    Domain, DomainState, HostSample, HvError, HvEvent, JobFigures, Mark, MigrateSpec, Needs,
+};
 use calls::{Connection, internal};
 use events::Tracker;
 use jobs::Jobs;
@@ -144,6 +146,21 @@ impl Libvirt {
     /// An aborted migration leaves neither a JOB_COMPLETED event nor completed figures at the source.
     pub async fn abort(&self, uuid: Uuid) -> Result<(), HvError> {
         self.inner.control.call("abort job", move |c| c.abort(uuid)).await
+    }
+
+    /// Lets a paused domain run again. Never one that may run elsewhere.
+    pub async fn resume(&self, uuid: Uuid) -> Result<(), HvError> {
+        self.inner.changes.call("resume", move |c| c.resume(uuid)).await
+    }
+
+    /// Leaves this broker's sign of life where the other hosts' brokers see it.
+    pub async fn set_mark(&self, mark: Mark) -> Result<(), HvError> {
+        self.inner.queries.call("leave a mark", move |c| c.set_mark(&mark)).await
+    }
+
+    /// Takes it away: nobody should choose this host any more.
+    pub async fn remove_mark(&self) -> Result<(), HvError> {
+        self.inner.queries.call("remove the mark", Connection::remove_mark).await
     }
 
     /// Changes the allowed downtime of the running migration.

@@ -1,6 +1,6 @@
 //! The few facts the broker takes from libvirt's XML.
 
-use crate::hypervisor::Needs;
+use crate::hypervisor::{Mark, Needs};
 use roxmltree::{Document, Node};
 use std::path::PathBuf;
 use uuid::Uuid;
@@ -57,6 +57,27 @@ pub(super) fn host_uuid(capabilities: &str) -> Option<Uuid> {
     let doc = Document::parse(capabilities).ok()?;
     let uuid = child(child(doc.root_element(), "host")?, "uuid")?.text()?;
     Uuid::parse_str(uuid.trim()).ok()
+}
+
+/// A broker's sign of life, as a secret's definition.
+pub(super) fn mark_xml(uuid: Uuid, mark: &Mark) -> String {
+    // Its own name and version, and numbers: nothing to be escaped.
+    let Mark { broker, beat, unix_ms } = mark;
+    format!(
+        "<secret ephemeral='yes' private='yes'><uuid>{uuid}</uuid>\
+         <description>{broker}; beat {beat}; unix_ms {unix_ms}</description></secret>"
+    )
+}
+
+/// Back from libvirt. Only this host's brokers write it, but whoever may manage the host can: its text is bounded.
+pub(super) fn mark(xml: &str) -> Option<Mark> {
+    let doc = Document::parse(xml).ok()?;
+    let text = child(doc.root_element(), "description")?.text()?;
+    let mut parts = text.split("; ");
+    let broker = parts.next()?.chars().filter(|c| c.is_ascii_graphic() || *c == ' ').take(64).collect();
+    let beat = parts.next()?.strip_prefix("beat ")?.parse().ok()?;
+    let unix_ms = parts.next()?.strip_prefix("unix_ms ")?.parse().ok()?;
+    Some(Mark { broker, beat, unix_ms })
 }
 
 fn child<'a, 'i>(node: Node<'a, 'i>, name: &str) -> Option<Node<'a, 'i>> {

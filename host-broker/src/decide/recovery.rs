@@ -1,0 +1,143 @@
+//! What a broker makes of a move that it did not begin itself, and of a paused copy that a broken one left here.
+//!
+//! ```text
+//!   ticket of mine, job runs            adopted: held to its time limit, can be cancelled, counts as a move
+//!   ticket of mine, runs, no job        it did not leave: the guest hears so (moves.rs)
+//!   ticket of mine, paused, no job      every other host is asked whether it has the VM
+//!                                         all say no            it is let run: it did not leave
+//!                                         one has it or is silent   it stays paused; an alarm, asked again
+//! ```
+//! A copy is resumed only when *every* configured host has answered and none has the VM, not only the destination:
+//! it may have arrived there and have been moved on.
+
+use super::Broker;
+use super::alarms::Kind;
+use super::guest::{Move, Plan};
+use crate::action::{Action, Level};
+use crate::event::{Elsewhere, Now};
+use crate::hypervisor::{DomainState, HvError, JobFigures};
+use crate::records::{MoveRecord, MoveState};
+use crate::ticket::Ticket;
+use coms_protocol::guest_to_host::Wishes;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// The hosts are asked again this often.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// libvirt's own recovery of a broken migration comes first.
+const LIBVIRT_MAY_MEND: Duration = Duration::from_secs(3);
+
+impl Broker {
+    /// What a ticket of this host tells of the move that it was written for.
+    pub(super) fn plan_of(&self, now: Now, ticket: &Ticket) -> Plan {
+        Plan {
+            migration: ticket.migration,
+            requests: ticket.request.into_iter().collect(),
+            initiator: ticket.initiator,
+            wishes: Wishes::default(),
+            technique: ticket.technique,
+            only: None,
+            wants_relief: false,
+            received: now.mono,
+            accepted: true,
+            destination: self.host_by_uuid(ticket.destination).map(|h| h.name.clone()),
+            considered: Vec::new(),
+            figures: JobFigures::default(),
+            cancelled_by: None,
+        }
+    }
+
+    /// A former broker began this move, and it is not over.
+    pub(super) fn adopt(&mut self, now: Now, uuid: Uuid, ticket: &Ticket) {
+        let plan = self.plan_of(now, ticket);
+        let migration = plan.migration;
+        let ran = Duration::from_millis(now.unix_ms.saturating_sub(ticket.written_unix_ms));
+        let left = self.config.limits.max_total.saturating_sub(ran);
+        let Some(guest) = self.guests.get_mut(&uuid) else { return };
+        let record = MoveRecord {
+            request: ticket.request,
+            from: Some(self.config.me.name.clone()),
+            to: plan.destination.clone(),
+            state: MoveState::Unclear,
+            detail: Some("begun by a broker that was restarted since".into()),
+            ..MoveRecord::begun(migration, &guest.domain, ticket.initiator, ticket.written_unix_ms)
+        };
+        guest.mv = Move::Unclear {
+            plan,
+            rounds: 0,
+            time_limit_hit: false,
+            error: None,
+            looked: now.mono,
+            since: now.mono,
+            abort_at: now.mono + left,
+            asked: None,
+        };
+        if self.record_mut(migration).is_none() {
+            self.add_record(record);
+        }
+        self.log(Level::Info, Some(uuid), format!("{migration}: begun by a former broker, taken up"));
+    }
+
+    /// The domain is paused here after a migration and no job runs: who has it?
+    pub(super) fn look_elsewhere(&mut self, now: Now, uuid: Uuid) {
+        let Some(guest) = self.guests.get_mut(&uuid) else { return };
+        let Move::Unclear { since, asked, .. } = &mut guest.mv else { return };
+        if *since + LIBVIRT_MAY_MEND > now.mono || asked.is_some_and(|at| at + ASK_AGAIN > now.mono) {
+            return;
+        }
+        *asked = Some(now.mono);
+        let hosts = self.config.peers.iter().map(|p| (p.name.clone(), p.libvirt.clone())).collect();
+        self.out.push(Action::FindElsewhere { uuid, hosts });
+    }
+
+    pub(super) fn elsewhere(&mut self, now: Now, uuid: Uuid, answers: &[(String, Elsewhere)]) {
+        if !self.is_left_paused(uuid) {
+            return;
+        }
+        let Some(plan) = self.guests.get(&uuid).and_then(|g| g.mv.plan()) else { return };
+        let (migration, destination) = (plan.migration, plan.destination.clone());
+        let has: Vec<&str> =
+            answers.iter().filter(|(_, a)| *a == Elsewhere::Yes).map(|(h, _)| h.as_str()).collect();
+        let silent: Vec<&str> = (self.config.peers.iter().map(|p| p.name.as_str()))
+            .filter(|name| {
+                !answers.iter().any(|(h, a)| h == name && matches!(a, Elsewhere::No | Elsewhere::Yes))
+            })
+            .collect();
+        let known = destination.is_some();
+        let what = format!("{migration}: a paused copy was left here by a broken move");
+        let text = if !has.is_empty() {
+            format!(
+                "{what}; {} has the VM: once it runs there, remove this copy with virsh destroy",
+                has.join(", ")
+            )
+        } else if !silent.is_empty() {
+            format!(
+                "{what}; it is not resumed before {} has answered that the VM is not there; asked again every {} s",
+                silent.join(", "),
+                ASK_AGAIN.as_secs()
+            )
+        } else if !known {
+            format!("{what}; its destination is no host of the configuration: add it, or decide by hand")
+        } else {
+            self.log(Level::Warn, Some(uuid), format!("{what}; no other host has the VM: it is resumed"));
+            self.out.push(Action::Resume { uuid });
+            return;
+        };
+        self.raise(now, Kind::LeftPaused, Some(uuid), text);
+    }
+
+    pub(super) fn resumed(&mut self, uuid: Uuid, result: Result<(), HvError>) {
+        if let Err(e) = result {
+            self.log(Level::Warn, Some(uuid), format!("the paused copy cannot be resumed: {e}"));
+        }
+        self.out.push(Action::Look { uuid });
+    }
+
+    fn is_left_paused(&self, uuid: Uuid) -> bool {
+        self.guests.get(&uuid).is_some_and(|g| {
+            matches!(g.mv, Move::Unclear { .. })
+                && g.domain.state == (DomainState::Paused { migration: true })
+                && !g.domain.job_active
+        })
+    }
+}
