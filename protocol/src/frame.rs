@@ -69,6 +69,12 @@ impl Decoder {
         Self::default()
     }
 
+    /// Bytes are missing here: drops the frame that they were part of.
+    pub fn skip_to_border(&mut self) {
+        self.held = Vec::new();
+        self.skipping = true;
+    }
+
     /// What was thrown away so far.
     pub fn errors(&self) -> FrameErrors {
         self.errors

@@ -63,8 +63,9 @@ pub trait End {
 pub const MAX_QUEUED: usize = 64;
 /// Messages sent and not yet acknowledged at any moment.
 pub const WINDOW: usize = 16;
-/// Events that may wait to be taken; bytes behind them are not read.
-const MAX_EVENTS: usize = 64;
+/// Events that may wait to be taken; bytes behind them are not read. Few: the largest message takes 30 times the
+/// bytes in memory that it took on the wire.
+pub const MAX_EVENTS: usize = 16;
 /// Not acknowledged after this long: say it again, and then after twice as long each time ...
 pub const RESEND_FIRST: Duration = Duration::from_millis(300);
 /// ... up to this.
@@ -331,6 +332,11 @@ impl<E: End> Session<E> {
             seq += 1;
             slot.is_some() || seq <= used
         });
+    }
+
+    /// Some of what the link brought was thrown away unread: what follows, up to the next border, is no frame.
+    pub fn input_lost(&mut self) {
+        self.decoder.skip_to_border();
     }
 
     /// Room for more input: false while events wait to be taken, so that a flood stays outside.

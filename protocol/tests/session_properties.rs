@@ -10,7 +10,7 @@ use common::{Side, at, guest, host, numbers, ping, pong};
 use coms_protocol::frame::{self, Decoder};
 use coms_protocol::guest_to_host::{Ping, TimeQuery};
 use coms_protocol::host_to_guest::{Pong, TimeReply};
-use coms_protocol::session::{Epoch, Event, MAX_QUEUED};
+use coms_protocol::session::{Epoch, Event, MAX_EVENTS, MAX_QUEUED};
 use coms_protocol::{Guest, GuestToHost, Host, HostToGuest};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -622,8 +622,8 @@ proptest! {
             refused |= g.session.receive(at(100), &bytes) < bytes.len();
         }
         let waiting = std::iter::from_fn(|| g.session.poll_event()).count();
-        prop_assert!(waiting < 64 + 20, "{} events", waiting);
-        prop_assert!(!refused || waiting >= 64, "refused to read although only {} events waited", waiting);
+        prop_assert!(waiting < MAX_EVENTS + 20, "{} events", waiting);
+        prop_assert!(!refused || waiting >= MAX_EVENTS, "refused to read although only {} events waited", waiting);
     }
 }
 

@@ -47,6 +47,8 @@ use uuid::Uuid;
 
 /// Moves remembered for `comsctl migrations`.
 const RECORDS: usize = 500;
+/// ... of which refusals to any one guest.
+const REFUSALS: usize = 8;
 /// All domains are listed anew this often, and this soon after an answer that failed.
 const RELIST: Duration = Duration::from_secs(60);
 const RELIST_SOON: Duration = Duration::from_secs(2);
@@ -451,10 +453,18 @@ impl Broker {
 
     fn add_record(&mut self, mut record: MoveRecord) {
         record.note_step(self.unix_ms);
-        if self.records.len() >= RECORDS {
-            // Never one that is still being written.
-            let oldest = self.records.iter().position(|r| r.state.is_final()).unwrap_or(0);
+        let refused = |r: &MoveRecord| r.state == MoveState::Denied;
+        let own = |r: &&MoveRecord| r.uuid == record.uuid && refused(r);
+        if self.records.iter().filter(own).count() >= REFUSALS
+            && let Some(oldest) = self.records.iter().position(|r| own(&r))
+        {
             self.records.remove(oldest);
+        }
+        if self.records.len() >= RECORDS {
+            // Refusals first, which cost a guest nothing; never one that is still being written.
+            let oldest = self.records.iter().position(refused);
+            let oldest = oldest.or_else(|| self.records.iter().position(|r| r.state.is_final()));
+            self.records.remove(oldest.unwrap_or(0));
         }
         self.records.push_back(record);
     }

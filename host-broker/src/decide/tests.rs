@@ -919,3 +919,40 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn refusals_never_push_out_moves_nor_other_guests_refusals() {
+    let mut w = World::source();
+    let (first, _) = w.move_begins(1);
+    w.event(Event::Hypervisor(HvEvent::Left { uuid: VM }));
+    w.event(Event::Returned { uuid: VM, migration: first, result: Ok(()) });
+    // Hundreds of guests, each of them refused for ever, within what each may ask.
+    for round in 0..4u64 {
+        for guest in 0..300u128 {
+            let uuid = Uuid::from_u128(1000 + guest);
+            if round == 0 {
+                let other = Domain {
+                    uuid,
+                    name: format!("x{guest}"),
+                    ..domain(DomainState::Running { arrived: false })
+                };
+                w.event(Event::Domain { uuid, result: Ok(other) });
+            }
+            for id in 0..5 {
+                let request = Request {
+                    id: RequestId(round * 5 + id),
+                    reason: RequestReason::Manual,
+                    evidence: List::default(),
+                    wishes: Wishes::default(),
+                };
+                w.event(Event::Link { uuid, event: LinkEvent::Said(GuestToHost::Request(request)) });
+            }
+        }
+        w.pass(61);
+    }
+    let of = |w: &World, uuid| w.broker.records.iter().filter(|r| r.uuid == uuid).count();
+    assert_eq!(of(&w, VM), 1, "the one move is still known");
+    assert_eq!(w.broker.records.len(), super::RECORDS);
+    let most = (0..300u128).map(|g| of(&w, Uuid::from_u128(1000 + g))).max();
+    assert!(most.is_some_and(|most| most <= super::REFUSALS), "{most:?}");
+}

@@ -17,12 +17,16 @@ use tracing::info;
 const SAMPLE_EVERY: Duration = Duration::from_secs(2);
 /// Events waiting for the broker; beyond that, who sends them waits.
 const EVENTS: usize = 1024;
+/// Guests' words waiting for the broker. Few, so that nobody's burst stands in front of others': behind these each
+/// guest waits with one.
+const WORDS: usize = 16;
 
 /// Runs until SIGTERM or SIGINT. A migration under way goes on without the broker: libvirt performs it, and the
 /// next broker finds out from the domain.
 pub async fn run(config: Config) -> Result<(), StartError> {
     let state = State::open(&config)?;
     let (tx, mut events) = mpsc::channel::<Event>(EVENTS);
+    let (words_tx, mut words) = mpsc::channel::<Event>(WORDS);
     let (hv_tx, mut hypervisor) = mpsc::unbounded_channel();
     let listener = control_socket::listen(&config.socket)?;
     let libvirt = Libvirt::start(&config.me.libvirt, hv_tx);
@@ -39,7 +43,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         let remote = (host.name != config.me.name).then(|| host.libvirt.clone());
         tokio::spawn(sample(libvirt.clone(), host.name.clone(), remote, tx.clone()));
     }
-    let mut executor = Executor::new(libvirt, tx, callers, state, &config);
+    let mut executor = Executor::new(libvirt, tx, words_tx, callers, state, &config);
 
     let signals = |e| StartError::Runtime(e);
     let mut term = signal(SignalKind::terminate()).map_err(signals)?;
@@ -57,6 +61,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
             Some(event) = hypervisor.recv() => Event::Hypervisor(event),
             _ = tick.tick() => Event::Tick,
             Some(event) = events.recv() => event,
+            Some(event) = words.recv() => event,
         };
         for action in broker.handle(clock.now(), event) {
             executor.start(action);

@@ -36,11 +36,12 @@ impl Executor {
     pub fn new(
         libvirt: Libvirt,
         tx: mpsc::Sender<Event>,
+        words: mpsc::Sender<Event>,
         callers: Callers,
         state: State,
         config: &Config,
     ) -> Self {
-        let links = Links::new(tx.clone(), config.record_links.clone());
+        let links = Links::new(words, config.record_links.clone());
         Self { links, libvirt, tx, callers, state, me: config.me.name.clone() }
     }
 

@@ -1,8 +1,11 @@
 //! One task per guest port: connects, reconnects, and turns bytes into messages through the sans-IO session.
 //!
-//! A guest is hostile until shown otherwise: what it may send is bounded in bytes per second and in messages
-//! per second, by not reading. What it is owed waits in its own task, so no guest slows another.
+//! A guest is hostile until shown otherwise. What is heard of it costs its [`Budget`]. While that is in debt, what
+//! it says goes past a short window: the newest bytes wait there, older ones are thrown away unread. To the session
+//! that is one more link that loses bytes: what matters is resent. So no backlog stands between the end of a flood
+//! and the first sensible word after it. What a guest is owed waits in its own task, so no guest slows another.
 
+use super::budget::{Budget, Spare};
 use super::event_loop::Clock;
 use crate::event::{Event, LinkEvent};
 use coms_protocol::Host;
@@ -14,7 +17,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant as StdInstant};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -22,10 +25,26 @@ use tracing::{debug, warn};
 use uuid::Uuid;
 
 /// Messages from the broker to one guest, waiting for its link.
-const OUTBOX: usize = 64;
+const OUTBOX: usize = 32;
 /// Written at once at most.
-const WRITE_ROOM: usize = 16 * 1024;
+const WRITE_ROOM: usize = 4 * 1024;
 const READ_AT_ONCE: usize = 4096;
+/// Heard in one go, before the budget is looked at again ...
+const SLICE: usize = 128;
+/// ... and before the other guests have their turn, with what it caused.
+const TURN: usize = 1024;
+/// What a message costs that the broker is to decide on, beyond its bytes ...
+const DECIDED: usize = 512;
+/// ... and one that the link answers by itself.
+const ANSWERED: usize = 64;
+/// The newest bytes of a guest in debt. A hello fits twice.
+const WINDOW: usize = 1024;
+/// How often the port of a guest in debt is looked at, and how much of it is taken away then.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+const LOOK_AT: usize = 16 * 1024;
+const LOOKS: usize = 4;
+/// A guest's flood is worth one line in so long, whatever it does.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(300);
 const RECONNECT_FIRST: Duration = Duration::from_millis(50);
 const RECONNECT_MAX: Duration = Duration::from_secs(2);
 
@@ -34,11 +53,14 @@ pub struct Links {
     tx: mpsc::Sender<Event>,
     links: HashMap<Uuid, Handle>,
     record: Option<PathBuf>,
+    spare: Spare,
 }
 
 struct Handle {
     outbox: mpsc::Sender<Out>,
     task: tokio::task::JoinHandle<()>,
+    /// The last message found no place, and that was said.
+    full: bool,
 }
 
 enum Out {
@@ -47,8 +69,9 @@ enum Out {
 }
 
 impl Links {
+    /// `tx` should be short: what waits in it goes ahead of other guests' words.
     pub fn new(tx: mpsc::Sender<Event>, record: Option<PathBuf>) -> Self {
-        Self { tx, links: HashMap::new(), record }
+        Self { tx, links: HashMap::new(), record, spare: Spare::new(StdInstant::now()) }
     }
 
     pub fn attach(&mut self, uuid: Uuid, channel: PathBuf, hello: &HostHello) {
@@ -62,8 +85,10 @@ impl Links {
             kept: VecDeque::new(),
             record: self.record.as_deref().and_then(|dir| open_record(dir, uuid)),
             clock: Clock::start(),
+            budget: Budget::new(StdInstant::now(), self.spare.clone()),
+            complaint: Complaint::default(),
         };
-        self.links.insert(uuid, Handle { outbox, task: tokio::spawn(link.run(channel)) });
+        self.links.insert(uuid, Handle { outbox, task: tokio::spawn(link.run(channel)), full: false });
     }
 
     pub fn detach(&mut self, uuid: Uuid) {
@@ -72,47 +97,21 @@ impl Links {
         }
     }
 
-    pub fn tell(&self, uuid: Uuid, message: HostToGuest) {
+    pub fn tell(&mut self, uuid: Uuid, message: HostToGuest) {
         self.put(uuid, Out::Kept(message));
     }
 
-    pub fn tell_once(&self, uuid: Uuid, message: HostToGuest) {
+    pub fn tell_once(&mut self, uuid: Uuid, message: HostToGuest) {
         self.put(uuid, Out::Once(message));
     }
 
-    fn put(&self, uuid: Uuid, out: Out) {
+    fn put(&mut self, uuid: Uuid, out: Out) {
+        let Some(handle) = self.links.get_mut(&uuid) else { return };
         // A full outbox: the guest reads nothing. What it misses it asks for in its next hello.
-        if let Some(handle) = self.links.get(&uuid)
-            && handle.outbox.try_send(out).is_err()
-        {
-            debug!(guest = %uuid, "outbox is full, dropped");
+        let full = handle.outbox.try_send(out).is_err();
+        if !std::mem::replace(&mut handle.full, full) && full {
+            debug!(guest = %uuid, "reads nothing; what it is owed is dropped");
         }
-    }
-}
-
-/// What it may do per second, and at once.
-struct Bucket {
-    per_s: f64,
-    burst: f64,
-    level: f64,
-    filled: Instant,
-}
-
-impl Bucket {
-    fn new(per_s: f64, burst: f64) -> Self {
-        Self { per_s, burst, level: burst, filled: Instant::now() }
-    }
-
-    fn take(&mut self, n: f64) {
-        let now = Instant::now();
-        let gained = now.duration_since(self.filled).as_secs_f64() * self.per_s;
-        self.level = (self.level + gained).min(self.burst) - n;
-        self.filled = now;
-    }
-
-    /// When it is above zero again.
-    fn ready(&self) -> Option<Instant> {
-        (self.level < 0.0).then(|| self.filled + Duration::from_secs_f64(-self.level / self.per_s))
     }
 }
 
@@ -126,6 +125,15 @@ struct Link {
     /// Where every byte that goes to the guest is written too (`[debug] record_links`).
     record: Option<File>,
     clock: Clock,
+    budget: Budget,
+    complaint: Complaint,
+}
+
+/// What was thrown away, to be said now and then.
+#[derive(Default)]
+struct Complaint {
+    bytes: u64,
+    said: Option<Instant>,
 }
 
 /// The link's owner detached it, or the broker stops.
@@ -134,15 +142,19 @@ struct Closed;
 impl Link {
     async fn run(mut self, channel: PathBuf) {
         let mut wait = RECONNECT_FIRST;
+        let mut said = false;
         loop {
             match UnixStream::connect(&channel).await {
                 Ok(stream) => {
-                    wait = RECONNECT_FIRST;
+                    (wait, said) = (RECONNECT_FIRST, false);
                     if self.connected(stream).await.is_err() {
                         return;
                     }
                 }
-                Err(e) => debug!(guest = %self.uuid, "{}: {e}", shown(&channel)),
+                Err(e) if !std::mem::replace(&mut said, true) => {
+                    debug!(guest = %self.uuid, "{}: {e}", channel.display());
+                }
+                Err(_) => {}
             }
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(RECONNECT_MAX);
@@ -169,32 +181,14 @@ impl Link {
     async fn talk(&mut self, stream: &UnixStream, session: &mut Session<Host>) -> Result<(), Closed> {
         let mut unread: Vec<u8> = Vec::new();
         let mut unwritten: Vec<u8> = Vec::new();
-        let mut bytes = Bucket::new(1024.0 * 1024.0, 256.0 * 1024.0);
-        let mut messages = Bucket::new(20.0, 40.0);
+        let mut look = Instant::now();
         loop {
-            // As long as taking events makes room for more of what was read.
-            loop {
-                if !unread.is_empty() && session.wants_input() {
-                    let used = session.receive(self.now(), &unread);
-                    unread.drain(..used);
-                }
-                let mut took = false;
-                while let Some(event) = session.poll_event() {
-                    took = true;
-                    self.session_event(session, event, &mut messages).await?;
-                }
-                if unread.is_empty() {
-                    unread = Vec::new();
-                    break;
-                }
-                if !took {
-                    break;
-                }
-            }
+            self.hear(session, &mut unread).await?;
             if unwritten.is_empty() {
                 session.poll_transmit(self.now(), WRITE_ROOM, &mut unwritten);
             }
-            let held_until = [bytes.ready(), messages.ready()].into_iter().flatten().max();
+            let debt = self.budget.in_debt_until(StdInstant::now()).map(Instant::from_std);
+            let wake = debt.map(|paid| paid.min(look));
             let timer =
                 session.next_timeout().map(|at| Instant::now() + at.saturating_sub(self.clock.mono()));
             tokio::select! {
@@ -214,28 +208,30 @@ impl Link {
                 }
                 out = self.outbox.recv() => match out {
                     Some(Out::Kept(message)) => {
-                        if session.send(message).is_err() {
-                            debug!(guest = %self.uuid, "queue is full, dropped");
-                        }
+                        // A full queue: the guest acknowledges nothing. It is said again when it asks.
+                        let _ = session.send(message);
                     }
                     Some(Out::Once(message)) => { session.send_once(message); }
                     None => return Err(Closed),
                 },
-                ready = stream.readable(), if unread.is_empty() && held_until.is_none() => {
+                ready = stream.readable(), if unread.is_empty() && debt.is_none() => {
                     let mut buffer = Vec::with_capacity(READ_AT_ONCE);
                     match ready.and_then(|()| stream.try_read_buf(&mut buffer)) {
                         Ok(0) => return Ok(()),
-                        Ok(n) => {
-                            bytes.take(n as f64);
-                            unread = buffer;
-                        }
+                        Ok(_) => unread = buffer,
                         Err(e) if e.kind() == ErrorKind::WouldBlock => {}
                         Err(_) => return Ok(()),
                     }
                 }
-                () = sleep_until(held_until), if held_until.is_some() => {
-                    bytes.take(0.0);
-                    messages.take(0.0);
+                () = sleep_until(wake), if wake.is_some() => {
+                    if look <= Instant::now() {
+                        look = Instant::now() + LOOK_EVERY;
+                        let Some(lost) = look_past(stream, &mut unread) else { return Ok(()) };
+                        if lost > 0 {
+                            session.input_lost();
+                            self.complain(lost);
+                        }
+                    }
                 }
                 // While bytes wait to be written, more would not help.
                 () = sleep_until(timer), if timer.is_some() && unwritten.is_empty() => {}
@@ -243,38 +239,71 @@ impl Link {
         }
     }
 
+    /// Hears what was read, as far as the budget goes and no further than other guests' patience.
+    async fn hear(&mut self, session: &mut Session<Host>, unread: &mut Vec<u8>) -> Result<(), Closed> {
+        let (mut at, mut turn) = (0, 0);
+        while at < unread.len() && self.budget.in_debt_until(StdInstant::now()).is_none() {
+            let slice = &unread[at..unread.len().min(at + SLICE)];
+            let mut work = session.receive(self.now(), slice);
+            at += work;
+            while let Some(event) = session.poll_event() {
+                work += self.session_event(session, event).await?;
+            }
+            self.budget.charge(StdInstant::now(), work);
+            turn += work;
+            if turn >= TURN {
+                turn = 0;
+                tokio::task::yield_now().await;
+            }
+        }
+        // Events of the clock.
+        while let Some(event) = session.poll_event() {
+            self.session_event(session, event).await?;
+        }
+        unread.drain(..at);
+        if unread.is_empty() {
+            *unread = Vec::new();
+        }
+        Ok(())
+    }
+
+    /// Tells the broker what it is to know; gives what that costs.
     async fn session_event(
         &self,
         session: &mut Session<Host>,
         event: session::EventOf<Host>,
-        messages: &mut Bucket,
-    ) -> Result<(), Closed> {
+    ) -> Result<usize, Closed> {
         match event {
-            session::Event::Established { hello, .. } => {
-                messages.take(1.0);
-                self.event(LinkEvent::Established { hello }).await
-            }
-            session::Event::Lost => self.event(LinkEvent::Lost).await,
-            session::Event::Incompatible { theirs } => {
-                debug!(guest = %self.uuid, min = theirs.min, max = theirs.max, "speaks another language");
-                Ok(())
-            }
+            session::Event::Established { hello, .. } => self.event(LinkEvent::Established { hello }).await?,
+            session::Event::Lost => self.event(LinkEvent::Lost).await?,
+            // Seen as a guest whose agent is not there; its hello repeats what it speaks.
+            session::Event::Incompatible { .. } => {}
             session::Event::Message(GuestToHost::Ping(ping)) => {
                 // Its own pings fill its own queue; when that is full it hears no pong and asks again.
                 let _ = session.send(Pong { number: ping.number }.into());
-                Ok(())
+                return Ok(ANSWERED);
             }
             session::Event::Message(GuestToHost::TimeQuery(query)) => {
                 let host_unix_us = Clock::unix().as_micros() as u64;
                 session.send_once(TimeReply { number: query.number, host_unix_us }.into());
-                Ok(())
+                return Ok(ANSWERED);
             }
-            session::Event::Message(message) => {
-                messages.take(1.0);
-                self.event(LinkEvent::Said(message)).await
+            session::Event::Message(message) => self.event(LinkEvent::Said(message)).await?,
+            session::Event::Delivered(HostToGuest::Pong(_)) | session::Event::Heartbeat { .. } => {
+                return Ok(0);
             }
-            session::Event::Delivered(HostToGuest::Pong(_)) | session::Event::Heartbeat { .. } => Ok(()),
-            session::Event::Delivered(message) => self.event(LinkEvent::Delivered(message)).await,
+            session::Event::Delivered(message) => self.event(LinkEvent::Delivered(message)).await?,
+        }
+        Ok(DECIDED)
+    }
+
+    /// For the operator, seldom: whoever floods must not fill the log too.
+    fn complain(&mut self, lost: usize) {
+        self.complaint.bytes += lost as u64;
+        if self.complaint.said.is_none_or(|at| at + COMPLAIN_EVERY <= Instant::now()) {
+            self.complaint.said = Some(Instant::now());
+            warn!(guest = %self.uuid, bytes = self.complaint.bytes, "says more than it is listened to; the rest is thrown away");
+            self.complaint.bytes = 0;
         }
     }
 
@@ -285,6 +314,27 @@ impl Link {
     fn now(&self) -> session::Now {
         session::Now { mono: self.clock.mono(), unix_us: Clock::unix().as_micros() as u64 }
     }
+}
+
+/// Takes away what waits at the port of a guest in debt, all but the newest bytes. Gives how many were lost; None:
+/// the port hung up.
+fn look_past(stream: &UnixStream, unread: &mut Vec<u8>) -> Option<usize> {
+    let mut lost = 0;
+    for _ in 0..LOOKS {
+        let mut buffer = [0; LOOK_AT];
+        let n = match stream.try_read(&mut buffer) {
+            Ok(0) => return None,
+            Ok(n) => n,
+            Err(e) if e.kind() == ErrorKind::WouldBlock => break,
+            Err(_) => return None,
+        };
+        let newest = &buffer[n.saturating_sub(WINDOW)..n];
+        let over = (unread.len() + newest.len()).saturating_sub(WINDOW).min(unread.len());
+        unread.drain(..over);
+        unread.extend_from_slice(newest);
+        lost += over + n - newest.len();
+    }
+    Some(lost)
 }
 
 async fn sleep_until(at: Option<Instant>) {
@@ -298,8 +348,4 @@ fn open_record(dir: &Path, uuid: Uuid) -> Option<File> {
     let opened = std::fs::create_dir_all(dir)
         .and_then(|()| OpenOptions::new().append(true).create(true).mode(0o600).open(&path));
     opened.map_err(|e| warn!("{}: {e}; this link is not recorded", path.display())).ok()
-}
-
-fn shown(path: &Path) -> std::path::Display<'_> {
-    path.display()
 }

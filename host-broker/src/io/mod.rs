@@ -1,9 +1,10 @@
 //! Doing. No branch in here depends on policy.
 
+mod budget;
 mod control_socket;
 mod event_loop;
 mod execute;
-mod guest_links;
+pub mod guest_links;
 pub mod libvirt;
 mod state;
 

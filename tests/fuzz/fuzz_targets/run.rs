@@ -7,7 +7,7 @@ use coms_protocol::frame::{self, Decoder, MAX_BODY, MAX_FRAME};
 use coms_protocol::guest_to_host::{GuestHello, Ping};
 use coms_protocol::host_to_guest::{HostHello, Pong};
 use coms_protocol::message::Message;
-use coms_protocol::session::{End, Epoch, Event, MAX_QUEUED, Now, Session};
+use coms_protocol::session::{End, Epoch, Event, MAX_EVENTS, MAX_QUEUED, Now, Session};
 use coms_protocol::types::{Place, Text};
 use coms_protocol::{Guest, Host};
 use std::time::Duration;
@@ -129,7 +129,7 @@ impl<E: End> Trial<E> {
                 self.delivered += 1;
             }
         }
-        assert!(taken < 64 + 20, "{taken} events waited");
+        assert!(taken < MAX_EVENTS + 20, "{taken} events waited");
         assert!(self.delivered <= self.queued, "delivered what was never sent");
     }
 
