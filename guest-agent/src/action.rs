@@ -1,5 +1,6 @@
 //! Every way the agent touches the world. Carried out in order.
 
+use crate::config::{Config, Workload};
 use crate::event::ClientId;
 use crate::state::State;
 use coms_protocol::GuestToHost;
@@ -28,6 +29,10 @@ pub enum Action {
     },
     /// From now on this client hears every [`Action::Tell`].
     Watch(ClientId),
+    /// These are the workloads from now on.
+    Measure(Vec<Workload>),
+    /// Who may come in, what runs at events and how long the log may be is so from now on.
+    Configure(Box<Config>),
     /// Begin to notice in-guest delays, every 5 ms.
     StartTicker,
     /// End it, and say what the worst delay was.

@@ -2,10 +2,12 @@
 //! was checked, so it need not ask again.
 
 mod check;
+mod hook;
 mod raw;
 mod target;
 
 pub(crate) use check::technique;
+pub use hook::{EVENTS, Hook};
 
 use coms_protocol::types::{Metric, Technique, Text};
 use std::net::SocketAddr;
@@ -22,6 +24,8 @@ pub struct Config {
     pub port: Port,
     /// The socket of `coms`.
     pub socket: PathBuf,
+    /// Who may do what there.
+    pub access: Access,
     /// What survives a restart.
     pub state: PathBuf,
     /// The customer's log.
@@ -34,6 +38,17 @@ pub struct Config {
     pub wishes: Wishes,
     /// What is watched.
     pub workloads: Vec<Workload>,
+    /// What runs when something happens.
+    pub hooks: Vec<Hook>,
+}
+
+/// Who may do what at the socket: groups by name or number. Root may do everything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Access {
+    /// Its members may look.
+    pub status_group: String,
+    /// Its members may also change.
+    pub change_group: String,
 }
 
 /// How the host is reached.
@@ -43,6 +58,11 @@ pub enum Port {
     Virtio {
         /// Device node, when it is not where udev or the kernel puts it.
         path: Option<PathBuf>,
+    },
+    /// A serial line (ISA, PCI, or hvc), for guests without virtio-serial. It never hangs up.
+    Serial {
+        /// The line.
+        path: PathBuf,
     },
     /// A unix stream socket, for guests whose port is handed on by something else (a container, a relay).
     Unix {
@@ -180,6 +200,15 @@ impl Config {
     /// What holds without a file: nothing is watched, every migration is told.
     pub fn defaults() -> Result<Self, ConfigError> {
         Self::parse("", Path::new("(defaults)"))
+    }
+
+    /// Reads and checks a file; without a name the usual one, or defaults where there is none.
+    pub fn load_or_defaults(named: Option<&Path>) -> Result<Self, ConfigError> {
+        match named {
+            Some(file) => Self::load(file),
+            None if Path::new(DEFAULT_PATH).exists() => Self::load(Path::new(DEFAULT_PATH)),
+            None => Self::defaults(),
+        }
     }
 
     /// Reads and checks a file.

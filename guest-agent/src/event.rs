@@ -1,5 +1,6 @@
 //! Every way the world wakes the agent.
 
+use crate::config::Config;
 use coms_protocol::Guest;
 use coms_protocol::session::EventOf;
 use serde::{Deserialize, Serialize};
@@ -33,6 +34,8 @@ pub enum Event {
         /// Delay beyond the tick's due time.
         worst: Duration,
     },
+    /// The customer wants the configuration read again: the new one, or why there is none.
+    Reloaded(Result<Box<Config>, String>),
     /// The moment that [`Agent::next_timeout`](crate::decide::Agent::next_timeout) named has come.
     Timer,
 }
@@ -77,6 +80,16 @@ pub enum Command {
     Cancel(Cancel),
     /// Numbered round trips through both daemons.
     Ping(Ping),
+}
+
+impl Command {
+    /// Whether it needs more than looking. A ping does: it takes the link's and the host's time.
+    pub fn changes(&self) -> bool {
+        match self {
+            Command::Status | Command::History | Command::Watch => false,
+            Command::Migrate(_) | Command::Ping(_) => true,
+        }
+    }
 }
 
 /// The customer's own request.

@@ -1,6 +1,6 @@
 //! The daemon in the guest. See the library's first page for what it does.
 
-use coms_agent::config::{Config, ConfigError, DEFAULT_PATH};
+use coms_agent::config::{Config, DEFAULT_PATH};
 use coms_agent::io::event_loop;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -20,6 +20,8 @@ Usage: coms-agent [--config FILE] [--check] [--log LEVEL]
 Examples:
   coms-agent
   coms-agent --config ./agent.toml --check
+
+SIGHUP (systemctl reload coms-agent) reads the configuration again; a wrong one is refused and the old one stays.
 
 Exit code: 0 done, 1 cannot run, 2 wrong usage or configuration";
 
@@ -47,7 +49,10 @@ fn main() -> ExitCode {
         }
     };
     start_log(options.level);
-    let config = match load(options.config.as_deref()) {
+    if options.config.is_none() && !Path::new(DEFAULT_PATH).exists() {
+        info!("{DEFAULT_PATH} does not exist: nothing is watched, every migration is told");
+    }
+    let config = match Config::load_or_defaults(options.config.as_deref()) {
         Ok(config) => config,
         Err(e) => {
             error!("{e}");
@@ -58,7 +63,7 @@ fn main() -> ExitCode {
         println!("the configuration is right: {} workloads", config.workloads.len());
         return ExitCode::SUCCESS;
     }
-    match run(config) {
+    match run(config, options.config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             error!("{why}");
@@ -88,15 +93,6 @@ fn options(mut args: impl Iterator<Item = String>) -> Result<Wanted, String> {
     Ok(Wanted::Run(options))
 }
 
-fn load(named: Option<&Path>) -> Result<Config, ConfigError> {
-    let file = named.unwrap_or(Path::new(DEFAULT_PATH));
-    if named.is_none() && !file.exists() {
-        info!("{DEFAULT_PATH} does not exist: nothing is watched, every migration is told");
-        return Config::defaults();
-    }
-    Config::load(file)
-}
-
 fn start_log(level: tracing::Level) {
     let log = tracing_subscriber::fmt()
         .with_max_level(level)
@@ -107,7 +103,7 @@ fn start_log(level: tracing::Level) {
     if std::env::var_os("JOURNAL_STREAM").is_some() { log.without_time().init() } else { log.init() }
 }
 
-fn run(config: Config) -> Result<(), String> {
+fn run(config: Config, file: Option<PathBuf>) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // For the state file only.
@@ -116,7 +112,7 @@ fn run(config: Config) -> Result<(), String> {
         .thread_stack_size(256 * 1024)
         .build()
         .map_err(|e| format!("cannot start: {e}"))?;
-    let result = runtime.block_on(event_loop::run(config)).map_err(|e| e.to_string());
+    let result = runtime.block_on(event_loop::run(config, file)).map_err(|e| e.to_string());
     // A disk that hangs must not hold up the end.
     runtime.shutdown_timeout(Duration::from_millis(300));
     result

@@ -1,6 +1,6 @@
 //! From typed to checked: every value that cannot be meant is refused here, with its key and what would be right.
 
-use super::{Asking, Config, Port, Probe, Rule, Wishes, Workload, raw, target};
+use super::{Access, Asking, Config, Port, Probe, Rule, Wishes, Workload, hook, raw, target};
 use coms_protocol::types::{Metric, Technique, Text};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -15,13 +15,13 @@ pub(super) struct Bad {
     pub what: String,
 }
 
-type Checked<T> = Result<T, Bad>;
+pub(super) type Checked<T> = Result<T, Bad>;
 
-fn bad<T>(key: &str, what: impl Into<String>) -> Checked<T> {
+pub(super) fn bad<T>(key: &str, what: impl Into<String>) -> Checked<T> {
     Err(Bad { key: key.to_owned(), what: what.into() })
 }
 
-fn between(key: &str, value: u64, min: u64, max: u64) -> Checked<u64> {
+pub(super) fn between(key: &str, value: u64, min: u64, max: u64) -> Checked<u64> {
     if (min..=max).contains(&value) {
         return Ok(value);
     }
@@ -52,13 +52,29 @@ pub(super) fn checked(raw: raw::Raw) -> Checked<Config> {
     }
     Ok(Config {
         port: port(raw.port)?,
+        access: access(&raw.socket)?,
         socket: absolute("socket.path", raw.socket.path)?,
         state: absolute("state.path", raw.state.path)?,
         events: absolute("events.path", raw.events.path)?,
         events_max_bytes: between("events.max_mib", raw.events.max_mib, 1, 1024)? * 1024 * 1024,
         asking: asking(&raw.asking)?,
         wishes: wishes(raw.wishes)?,
+        hooks: hook::checked(raw.hooks)?,
         workloads,
+    })
+}
+
+fn access(raw: &raw::Socket) -> Checked<Access> {
+    let group = |key: &str, name: &str| {
+        let plain = |c: char| c.is_ascii_graphic() && !matches!(c, ':' | ',' | '/');
+        if (1..=32).contains(&name.len()) && name.chars().all(plain) {
+            return Ok(name.to_owned());
+        }
+        bad(key, format!("is \"{}\"; must be a group's name or number", name.escape_debug()))
+    };
+    Ok(Access {
+        status_group: group("socket.status_group", &raw.status_group)?,
+        change_group: group("socket.change_group", &raw.change_group)?,
     })
 }
 
@@ -70,6 +86,11 @@ fn port(raw: raw::Port) -> Checked<Port> {
         (raw::Transport::Unix, None) => {
             bad("port.path", "is missing; transport = \"unix\" needs the socket's path")
         }
+        (raw::Transport::Serial, Some(path)) => Ok(Port::Serial { path }),
+        (raw::Transport::Serial, None) => bad(
+            "port.path",
+            "is missing; transport = \"serial\" needs the line, like \"/dev/ttyS1\" or \"/dev/hvc0\"",
+        ),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The file as people type it. Units are in the keys; what is left out gets its default here and nowhere else.
 
+use super::hook;
 use serde::Deserialize;
 use std::path::PathBuf;
 
@@ -14,6 +15,7 @@ pub(super) struct Raw {
     pub asking: Asking,
     pub wishes: Wishes,
     pub workload: Vec<Workload>,
+    pub hooks: Vec<hook::Raw>,
 }
 
 #[derive(Debug, Deserialize, Default)]
@@ -23,12 +25,12 @@ pub(super) struct Port {
     pub path: Option<PathBuf>,
 }
 
-// A serial line of another kind (ISA serial, hvc) will be one more value here.
 #[derive(Debug, Deserialize, Default, Clone, Copy)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Transport {
     #[default]
     Virtio,
+    Serial,
     Unix,
 }
 
@@ -36,11 +38,17 @@ pub(super) enum Transport {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Socket {
     pub path: PathBuf,
+    pub status_group: String,
+    pub change_group: String,
 }
 
 impl Default for Socket {
     fn default() -> Self {
-        Self { path: "/run/coms/agent.sock".into() }
+        Self {
+            path: "/run/coms/agent.sock".into(),
+            status_group: "coms".into(),
+            change_group: "coms-admin".into(),
+        }
     }
 }
 

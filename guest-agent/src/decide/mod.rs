@@ -9,6 +9,7 @@ mod customer;
 pub mod effect;
 mod host;
 pub mod ping;
+mod reload;
 pub mod request;
 pub mod rule;
 mod slow;
@@ -98,6 +99,8 @@ pub struct Agent {
     /// Final words that were told; what was saved still has them until the next saving.
     told: Vec<u64>,
     ignored: Ignored,
+    /// When the configuration was read (ms since 1970).
+    loaded_unix_ms: u64,
 }
 
 impl Agent {
@@ -133,6 +136,7 @@ impl Agent {
             hello: GuestHello::default(),
             told: Vec::new(),
             ignored: Ignored::default(),
+            loaded_unix_ms: wall_ms,
         };
         agent.take_up(in_log, now);
         agent.settle(now);
@@ -171,6 +175,7 @@ impl Agent {
                 }
             }
             Event::TickerStopped { worst } => self.on_ticker(worst),
+            Event::Reloaded(config) => self.on_reload(now, config),
             Event::Timer => {}
         }
         self.settle(now);

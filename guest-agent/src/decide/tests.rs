@@ -100,7 +100,7 @@ impl World {
                     actions.extend(self.agent.take_actions());
                 }
                 Action::SetHello(_) | Action::SendOnce(_) | Action::Reply { .. } | Action::Watch(_) => {}
-                Action::StartTicker => {}
+                Action::StartTicker | Action::Measure(_) | Action::Configure(_) => {}
             }
         }
         true

@@ -42,6 +42,20 @@ impl EventLog {
         }
     }
 
+    /// From now on it may grow to this.
+    pub fn set_max(&mut self, max_bytes: u64) {
+        self.max_bytes = max_bytes;
+    }
+
+    /// Takes up the file that is at its path now: somebody may have put the former one aside.
+    pub fn take_up(&mut self) {
+        make_parent(&self.path);
+        if let Err(e) = self.reopen() {
+            self.file = None;
+            self.complain(&e);
+        }
+    }
+
     /// The `final` numbers in the latest lines.
     pub fn finals(&self) -> BTreeSet<u64> {
         [self.aside(), self.path.clone()]

@@ -2,14 +2,17 @@
 //! (its acknowledgements say "acted on", so what was heard is on disk by then).
 
 use super::event_log::EventLog;
+use super::hooks::Hooks;
+use super::now;
+use super::peer::Doors;
 use super::port::Port;
+use super::probes::{self, Probes};
 use super::random::random;
 use super::socket::{self, Clients, FromClient};
 use super::state_file::StateFile;
 use super::ticker::Ticker;
-use super::{now, probes};
 use crate::action::{Action, Audience, Telling};
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::decide::Agent;
 use crate::event::{Event, PortState};
 use coms_protocol::Guest;
@@ -17,10 +20,10 @@ use coms_protocol::guest_to_host::GuestHello;
 use coms_protocol::session::{Epoch, Now, Session};
 use serde_json::{Map, Value};
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
@@ -45,17 +48,20 @@ pub enum StartError {
     Signals(std::io::Error),
 }
 
-/// Runs until SIGTERM or SIGINT.
-pub async fn run(config: Config) -> Result<(), StartError> {
+/// Where groups are listed.
+const GROUPS: &str = "/etc/group";
+
+/// Runs until SIGTERM or SIGINT. At SIGHUP it reads `file` again, as [`Config::load_or_defaults`] does.
+pub async fn run(config: Config, file: Option<PathBuf>) -> Result<(), StartError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signals)?;
+    let mut hang_up = signal(SignalKind::hangup()).map_err(StartError::Signals)?;
     let (to_clients, mut from_clients) = mpsc::channel(64);
-    socket::listen(&config.socket, to_clients)
+    let (doors, open) = watch::channel(Doors::new(&config.access, Path::new(GROUPS)));
+    socket::listen(&config.socket, open, to_clients)
         .map_err(|source| StartError::Socket { path: config.socket.clone(), source })?;
-    let (to_probes, mut from_probes) = mpsc::channel(64);
-    probes::start(&config.workloads, &to_probes);
 
-    let mut shell = Shell::start(config);
+    let mut shell = Shell::start(config, doors);
     shell.carry_out().await;
     loop {
         shell.speak();
@@ -63,9 +69,11 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         let due = shell.due();
         tokio::select! {
             () = shell.port.wait(pending) => shell.listen().await,
-            Some(event) = from_probes.recv() => shell.take(event).await,
+            Some(event) = shell.probes.next() => shell.take(event).await,
             Some(what) = from_clients.recv() => shell.client(what).await,
             () = sleep_until(due) => shell.take(Event::Timer).await,
+            told = shell.hooks.ended() => shell.tell(told),
+            _ = hang_up.recv() => shell.reload(file.as_deref()).await,
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }
@@ -87,10 +95,13 @@ struct Shell {
     state_file: StateFile,
     clients: Clients,
     ticker: Option<Ticker>,
+    probes: Probes,
+    hooks: Hooks,
+    doors: watch::Sender<Doors>,
 }
 
 impl Shell {
-    fn start(config: Config) -> Self {
+    fn start(config: Config, doors: watch::Sender<Doors>) -> Self {
         let state_file = StateFile::new(&config.state);
         let log = EventLog::open(&config.events, config.events_max_bytes);
         let state = state_file.load(random());
@@ -104,9 +115,14 @@ impl Shell {
                 a.request.id
             ))
         );
+        let mut hooks = Hooks::default();
+        hooks.set(&config.hooks);
         // 0 stands for nobody.
         let epoch = Epoch(random().max(1));
         Self {
+            probes: probes::start(&config.workloads),
+            hooks,
+            doors,
             agent: Agent::new(config, state, &log.finals(), random(), now()),
             session: Session::new(epoch, &GuestHello::default()),
             port,
@@ -129,6 +145,15 @@ impl Shell {
     async fn take(&mut self, event: Event) {
         self.agent.handle(now(), event);
         self.carry_out().await;
+    }
+
+    /// Reads the configuration again, and takes up the log that is there now.
+    async fn reload(&mut self, file: Option<&Path>) {
+        self.log.take_up();
+        // A complaint of several lines is one event.
+        let one_line = |e: ConfigError| e.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        let config = Config::load_or_defaults(file).map(Box::new).map_err(one_line);
+        self.take(Event::Reloaded(config)).await;
     }
 
     async fn client(&mut self, what: FromClient) {
@@ -229,6 +254,12 @@ impl Shell {
                 Action::Tell(telling) => self.tell(telling),
                 Action::Reply { client, line } => self.clients.reply(client, &line.to_string()),
                 Action::Watch(client) => self.clients.watch(client),
+                Action::Measure(workloads) => self.probes = probes::start(&workloads),
+                Action::Configure(config) => {
+                    self.hooks.set(&config.hooks);
+                    self.log.set_max(config.events_max_bytes);
+                    self.doors.send_replace(Doors::new(&config.access, Path::new(GROUPS)));
+                }
                 Action::StartTicker => self.ticker = Some(Ticker::start()),
                 Action::StopTicker => {
                     let worst = self.ticker.take().map(|t| t.worst()).unwrap_or_default();
@@ -246,6 +277,9 @@ impl Shell {
         line.insert("mono_ms".to_owned(), u64::try_from(at.mono.as_millis()).unwrap_or(u64::MAX).into());
         line.insert("event".to_owned(), telling.event.clone().into());
         line.extend(telling.fields.clone());
+        if telling.to == Audience::Everybody {
+            self.hooks.tell(&telling.event, &line);
+        }
         let line = Value::Object(line).to_string();
         if telling.to == Audience::Everybody {
             self.log.write(&line);

@@ -2,10 +2,15 @@
 
 pub mod event_log;
 pub mod event_loop;
+mod hooks;
 mod http;
+pub mod kernel;
+pub mod peer;
 pub mod port;
 pub mod probes;
+mod program;
 mod random;
+mod serial;
 mod socket;
 pub mod state_file;
 mod ticker;

@@ -13,6 +13,7 @@
 //! A descriptor that hung up is taken out of the reactor and put back when the host is there again: the
 //! reactor holds a hang-up to be final and would report it for ever, at 100 % CPU.
 
+use super::serial::{self, Line};
 use crate::config;
 use crate::event::PortState;
 use coms_protocol::PORT_NAME;
@@ -66,6 +67,7 @@ enum Link {
     /// Kept while it goes on: dropped half way, the other side would see somebody come and go.
     Connecting(Connecting),
     Unix(UnixStream),
+    Serial(Line),
     /// Only inside a change from one to another.
     Changing,
 }
@@ -118,6 +120,15 @@ impl Port {
                     let _ = stream.ready(interest(write)).await;
                     return;
                 }
+                Link::Serial(line) => {
+                    if !self.early.is_empty() {
+                        return;
+                    }
+                    match line.wait(write, &mut self.early).await {
+                        Ok(()) => return,
+                        Err(e) => self.close(format!("the serial line is gone: {e}")),
+                    }
+                }
                 Link::Changing => self.link = closed(),
             }
         }
@@ -139,6 +150,8 @@ impl Port {
         let result = match &self.link {
             Link::Attached(fd) => fd.try_io(Interest::READABLE, |mut file: &File| file.read(buffer)),
             Link::Unix(stream) => stream.try_read(buffer),
+            // What it has is in `early`.
+            Link::Serial(_) => return None,
             Link::Closed { .. } | Link::Absent { .. } | Link::Connecting(_) | Link::Changing => return None,
         };
         match result {
@@ -157,9 +170,10 @@ impl Port {
 
     /// Writes what it takes. 0: nothing now, wait.
     pub fn write(&mut self, bytes: &[u8]) -> usize {
-        let result = match &self.link {
+        let result = match &mut self.link {
             Link::Attached(fd) => fd.try_io(Interest::WRITABLE, |mut file: &File| file.write(bytes)),
             Link::Unix(stream) => stream.try_write(bytes),
+            Link::Serial(line) => line.write(bytes),
             Link::Closed { .. } | Link::Absent { .. } | Link::Connecting(_) | Link::Changing => return 0,
         };
         match result {
@@ -175,7 +189,7 @@ impl Port {
     /// Somebody may be at the other end.
     pub fn is_up(&self) -> bool {
         match &self.link {
-            Link::Attached(_) | Link::Unix(_) => true,
+            Link::Attached(_) | Link::Unix(_) | Link::Serial(_) => true,
             Link::Closed { .. } | Link::Absent { .. } | Link::Connecting(_) | Link::Changing => false,
         }
     }
@@ -186,6 +200,10 @@ impl Port {
                 let path = path.clone().or_else(find_virtio).unwrap_or_else(default_path);
                 let file = open_device(&path).map_err(|e| explain(&path, &e));
                 self.opened(file.map(|file| absent(file, Instant::now())));
+            }
+            config::Port::Serial { path } => {
+                let line = Line::open(path).map_err(|e| serial::explain(path, &e));
+                self.opened(line.map(Link::Serial));
             }
             config::Port::Unix { path } => {
                 let path = path.clone();
@@ -257,6 +275,7 @@ impl Port {
                 self.link = Link::Closed { retry: Instant::now() + RETRY_SOON };
                 self.changed = Some(PortState::HostAbsent);
             }
+            Link::Serial(_) => self.close("the serial line is gone".to_owned()),
             other @ (Link::Closed { .. } | Link::Absent { .. } | Link::Connecting(_) | Link::Changing) => {
                 self.link = other;
             }

@@ -4,21 +4,35 @@
 //! The place for plugins of other kinds: one more [`Probe`], one more arm in [`measure`].
 
 use super::http;
+use super::program::{self, Given, Trouble};
 use crate::config::{Address, Probe, Workload};
 use crate::event::{Event, Sample};
-use rustix::process::{Pid, Signal, kill_process_group};
-use std::process::Stdio;
 use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::process::Command;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-/// Begins to measure. Ends when nobody listens any more.
-pub(super) fn start(workloads: &[Workload], to: &mpsc::Sender<Event>) {
+/// What measures. Ends when dropped, in the middle of a probe if need be, and what it said last is lost with it.
+pub(super) struct Probes {
+    _tasks: JoinSet<()>,
+    samples: mpsc::Receiver<Event>,
+}
+
+impl Probes {
+    /// The next result.
+    pub(super) async fn next(&mut self) -> Option<Event> {
+        self.samples.recv().await
+    }
+}
+
+/// Begins to measure.
+pub(super) fn start(workloads: &[Workload]) -> Probes {
+    let (to, samples) = mpsc::channel(64);
+    let mut tasks = JoinSet::new();
     for (index, workload) in workloads.iter().cloned().enumerate() {
         let to = to.clone();
-        tokio::spawn(async move {
+        tasks.spawn(async move {
             let mut tick = interval(workload.interval);
             tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
             loop {
@@ -30,6 +44,7 @@ pub(super) fn start(workloads: &[Workload], to: &mpsc::Sender<Event>) {
             }
         });
     }
+    Probes { _tasks: tasks, samples }
 }
 
 /// One measurement, in at most `limit` (and the moment it takes to kill a command).
@@ -71,30 +86,13 @@ async fn connect(to: &Address) -> Result<TcpStream, String> {
     Err(error)
 }
 
-/// Runs a program in a process group of its own; at the time limit the group dies, children included.
 async fn run(argv: &[String], limit: Duration) -> Result<(), String> {
-    let Some((program, arguments)) = argv.split_first() else { return Err("no program".to_owned()) };
-    let mut child = Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .process_group(0)
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|e| format!("cannot start {program}: {e}"))?;
-    let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-    match timeout(limit, child.wait()).await {
-        Ok(Ok(status)) if status.success() => Ok(()),
-        Ok(Ok(status)) => Err(format!("{program}: {status}")),
-        Ok(Err(e)) => Err(format!("{program}: {e}")),
-        Err(_) => {
-            if let Some(group) = group {
-                // Not reaped yet, so its number is still its own. Gone already is as good.
-                let _ = kill_process_group(group, Signal::KILL);
-            }
-            let _ = child.wait().await;
-            Err(timed_out(limit))
-        }
+    let name = argv.first().map_or("", String::as_str);
+    match program::run(argv, Given::Nothing, limit).await {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("{name}: {status}")),
+        Err(Trouble::Start(e)) => Err(format!("cannot start {name}: {e}")),
+        Err(Trouble::Wait(e)) => Err(format!("{name}: {e}")),
+        Err(Trouble::TimedOut) => Err(timed_out(limit)),
     }
 }

@@ -1,6 +1,7 @@
 //! The socket of `coms` and of applications: one JSON object per line, both ways. Every buffer is bounded; who
-//! does not read what it asked for is dropped, and holds nobody up.
+//! does not read what it asked for is dropped, and holds nobody up; who may not even look takes no place.
 
+use super::peer::{Doors, Peer, Right};
 use super::state_file::make_parent;
 use crate::event::{ClientId, Command};
 use serde_json::json;
@@ -14,7 +15,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, warn};
 
 const MAX_CLIENTS: usize = 32;
@@ -33,7 +34,11 @@ pub(super) enum FromClient {
 }
 
 /// Begins to listen. An agent that runs already is an error; a socket left by a dead one is replaced.
-pub(super) fn listen(path: &Path, to: mpsc::Sender<FromClient>) -> io::Result<()> {
+pub(super) fn listen(
+    path: &Path,
+    doors: watch::Receiver<Doors>,
+    to: mpsc::Sender<FromClient>,
+) -> io::Result<()> {
     make_parent(path);
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
         return Err(io::Error::new(io::ErrorKind::AddrInUse, "another coms-agent answers there"));
@@ -44,12 +49,12 @@ pub(super) fn listen(path: &Path, to: mpsc::Sender<FromClient>) -> io::Result<()
         Err(e) => return Err(e),
     }
     let listener = UnixListener::bind(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
-    tokio::spawn(accept(listener, to));
+    fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
+    tokio::spawn(accept(listener, doors, to));
     Ok(())
 }
 
-async fn accept(listener: UnixListener, to: mpsc::Sender<FromClient>) {
+async fn accept(listener: UnixListener, doors: watch::Receiver<Doors>, to: mpsc::Sender<FromClient>) {
     let mut next = 0;
     let places = Arc::new(tokio::sync::Semaphore::new(MAX_CLIENTS));
     loop {
@@ -61,20 +66,53 @@ async fn accept(listener: UnixListener, to: mpsc::Sender<FromClient>) {
                 continue;
             }
         };
+        let peer = match Peer::of(&stream) {
+            Ok(peer) => peer,
+            Err(e) => {
+                debug!("a client is turned away: who it is cannot be known: {e}");
+                continue;
+            }
+        };
+        if doors.borrow().right(&peer) == Right::Nothing {
+            // It fits into the socket's empty buffer, or the client does without.
+            let _ = stream.try_write(refusal(&doors.borrow().refusal(Right::Status)).as_bytes());
+            continue;
+        }
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
             debug!("a client is turned away: {MAX_CLIENTS} are connected");
             continue;
         };
         next += 1;
-        let (id, to) = (ClientId(next), to.clone());
+        let client = Door { id: ClientId(next), peer, doors: doors.clone() };
+        let to = to.clone();
         tokio::spawn(async move {
-            serve(id, stream, &to).await;
+            serve(client, stream, &to).await;
             drop(place);
         });
     }
 }
 
-async fn serve(id: ClientId, stream: UnixStream, to: &mpsc::Sender<FromClient>) {
+/// A client and what it may do; asked anew at each command, so that a reload counts at once.
+struct Door {
+    id: ClientId,
+    peer: Peer,
+    doors: watch::Receiver<Doors>,
+}
+
+impl Door {
+    fn refuses(&self, command: &Command) -> Option<String> {
+        let wanted = if command.changes() { Right::Change } else { Right::Status };
+        let doors = self.doors.borrow();
+        (doors.right(&self.peer) < wanted).then(|| doors.refusal(wanted))
+    }
+}
+
+fn refusal(error: &str) -> String {
+    format!("{}\n", json!({ "ok": false, "error": error }))
+}
+
+async fn serve(client: Door, stream: UnixStream, to: &mpsc::Sender<FromClient>) {
+    let id = client.id;
     let (reader, writer) = stream.into_split();
     let (lines, waiting) = mpsc::channel(MAX_LINES);
     let (alive, cut_off) = oneshot::channel();
@@ -83,7 +121,7 @@ async fn serve(id: ClientId, stream: UnixStream, to: &mpsc::Sender<FromClient>) 
     }
     let writing = tokio::spawn(write(writer, waiting));
     tokio::select! {
-        () = read(id, reader, lines.clone(), to) => {}
+        () = read(&client, reader, lines.clone(), to) => {}
         () = lines.closed() => {}
         // It did not read what it asked for.
         _ = cut_off => writing.abort(),
@@ -96,7 +134,7 @@ async fn serve(id: ClientId, stream: UnixStream, to: &mpsc::Sender<FromClient>) 
 }
 
 async fn read(
-    id: ClientId,
+    client: &Door,
     reader: OwnedReadHalf,
     lines: mpsc::Sender<Arc<str>>,
     to: &mpsc::Sender<FromClient>,
@@ -110,13 +148,16 @@ async fn read(
         }
         match serde_json::from_slice(&line) {
             Ok(command) => {
-                if to.send(FromClient::Wants(id, command)).await.is_err() {
+                if let Some(error) = client.refuses(&command) {
+                    let _ = lines.try_send(refusal(&error).trim_end().into());
+                    continue;
+                }
+                if to.send(FromClient::Wants(client.id, command)).await.is_err() {
                     return;
                 }
             }
             Err(e) => {
-                let refusal = json!({ "ok": false, "error": format!("not a command: {e}") });
-                let _ = lines.try_send(refusal.to_string().into());
+                let _ = lines.try_send(refusal(&format!("not a command: {e}")).trim_end().into());
                 return;
             }
         }
