@@ -20,6 +20,18 @@ fn each_mistake_is_named() {
         ("[askin]\n".into(), &["askin", "asking"]),
         ("[port]\ntransport = \"isa\"".into(), &["isa", "virtio"]),
         ("[port]\ntransport = \"unix\"".into(), &["port.path", "missing"]),
+        ("[port]\ntransport = \"serial\"".into(), &["port.path", "/dev/ttyS1"]),
+        ("[socket]\nchange_group = \"a b\"".into(), &["socket.change_group", "group's name"]),
+        (
+            "[[hooks]]\nevent = \"complete\"\ncommand = [\"/x\"]".into(),
+            &["hooks.event", "complete", "completed"],
+        ),
+        ("[[hooks]]\nevent = \"progress\"\ncommand = [\"/x\"]".into(), &["progress", "too often"]),
+        ("[[hooks]]\nevent = []\ncommand = [\"/x\"]".into(), &["hooks.event", "empty"]),
+        ("[[hooks]]\nevent = 3\ncommand = [\"/x\"]".into(), &["list of names"]),
+        ("[[hooks]]\nevent = \"*\"\ncommand = [\"x\"]".into(), &["hooks.command", "beginning with /"]),
+        ("[[hooks]]\nevent = \"*\"\ncommand = []".into(), &["hooks.command", "empty"]),
+        ("[[hooks]]\nevent = \"*\"\ncommand = [\"/x\"]\ntimeout_s = 0".into(), &["timeout_s", "1 to 3600"]),
         ("[socket]\npath = \"run/x\"".into(), &["socket.path", "beginning with /"]),
         ("[events]\nmax_mib = 0".into(), &["events.max_mib", "1 to 1024"]),
         ("[asking]\nbackoff_s = 100\nbackoff_max_s = 10".into(), &["backoff_max_s", "backoff_s = 100"]),
@@ -82,6 +94,11 @@ fn the_shipped_file_is_valid_and_its_comments_show_the_defaults() {
         (typed.events_max_bytes, &typed.socket, &typed.state),
         (shipped.events_max_bytes, &shipped.socket, &shipped.state)
     );
+    assert_eq!(typed.access, shipped.access);
+    assert_eq!(typed.hooks[0].timeout, Duration::from_secs(10));
+    for event in coms_agent::config::EVENTS {
+        assert!(text.contains(event), "{event} is not in the list of events");
+    }
     let w = &typed.workloads[0];
     let minimal = "[[workload]]\nname = \"shop\"\nprobe = { http = \"http://127.0.0.1:8080/health\" }\n";
     let minimal = Config::parse(minimal, Path::new("x")).unwrap();

@@ -102,3 +102,41 @@ async fn goes_through_hang_ups_without_losing_bytes_or_spinning() {
         assert_eq!(wakes(&mut port, true).await, 0, "hung up is quiet");
     }
 }
+
+/// A serial line without its hardware: the agent has the slave end, the "host" is the master.
+#[tokio::test(flavor = "current_thread")]
+async fn a_serial_line_is_raw_exclusive_and_quiet() {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY;
+    let mut host = File::from(openpt(flags).unwrap());
+    grantpt(&host).unwrap();
+    unlockpt(&host).unwrap();
+    let path = std::path::PathBuf::from(ptsname(&host, Vec::new()).unwrap().into_string().unwrap());
+    let mut port = Port::new(coms_agent::config::Port::Serial { path: path.clone() });
+    assert_eq!(state(&mut port).await, PortState::Up);
+
+    let mut second = Port::new(coms_agent::config::Port::Serial { path });
+    let PortState::Missing(why) = state(&mut second).await else { unreachable!() };
+    assert!(why.contains("another process has the line open"), "{why}");
+
+    // Every byte passes as it is, both ways: no echo, no line discipline.
+    let all: Vec<u8> = (0..=255).collect();
+    host.write_all(&all).unwrap();
+    assert_eq!(tokio::time::timeout(Duration::from_secs(5), bytes(&mut port, 256)).await.unwrap(), all);
+    assert!(wakes(&mut port, false).await <= 1, "nothing is said");
+    let mut rest = &all[..];
+    while !rest.is_empty() {
+        port.wait(true).await;
+        let n = port.write(rest);
+        rest = &rest[n..];
+    }
+    let mut heard = vec![0; 256];
+    host.read_exact(&mut heard).unwrap();
+    assert_eq!(heard, all);
+
+    // A host that takes nothing: writing ends, and waiting for room is no spinning.
+    while port.write(&[1; 4096]) > 0 {}
+    assert!(wakes(&mut port, true).await <= 2, "full and quiet");
+    drop(host);
+    let PortState::Missing(why) = state(&mut port).await else { unreachable!() };
+    assert!(why.contains("gone"), "{why}");
+}

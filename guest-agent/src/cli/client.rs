@@ -45,8 +45,14 @@ impl Client {
 
     /// Says it and takes the answer; a refusal is an error.
     pub fn ask(&mut self, command: &Command) -> Result<Value, Trouble> {
-        self.say(command)?;
-        let answer = self.next(Some(PATIENCE))?.ok_or_else(|| self.lost("no answer within 10 s"))?;
+        // Who may not even look is told so and cut off, perhaps before it has spoken.
+        // Then its answer waits here although nothing could be said.
+        let said = self.say(command);
+        let heard = self.next(Some(PATIENCE));
+        if heard.is_err() {
+            said?;
+        }
+        let answer = heard?.ok_or_else(|| self.lost("no answer within 10 s"))?;
         match answer.get("error").and_then(Value::as_str) {
             Some(error) => Err(Trouble::Refused(error.to_owned())),
             None => Ok(answer),

@@ -65,15 +65,17 @@ impl Line {
 
 pub(super) fn explain(path: &Path, e: &io::Error) -> String {
     let what = path.display();
-    match e.kind() {
-        io::ErrorKind::NotFound => format!(
+    // serialport says "no device" of a busy line too.
+    let (missing, busy) = (e.kind() == io::ErrorKind::NotFound, e.kind() == io::ErrorKind::WouldBlock);
+    if missing && !path.exists() {
+        return format!(
             "{what}: there is no such line; the VM needs a <serial> whose alias is ua-org-coms-agent-0 (the operator adds it), and port.path its device"
-        ),
-        io::ErrorKind::WouldBlock | io::ErrorKind::ResourceBusy => {
-            format!(
-                "{what}: another process has the line open; only one may (a getty? systemctl mask serial-getty@NAME)"
-            )
-        }
-        _ => format!("{what}: cannot be opened as a serial line: {e}"),
+        );
     }
+    if missing || busy {
+        return format!(
+            "{what}: another process has the line open; only one may (a getty? systemctl mask serial-getty@NAME)"
+        );
+    }
+    format!("{what}: cannot be opened as a serial line: {e}")
 }

@@ -7,6 +7,8 @@ use uuid::Uuid;
 
 /// The virtio-serial port that guest and host talk over.
 const PORT: &str = "org.coms.agent.0";
+/// The alias by which a serial line or console stands in for it. libvirt wants `ua-` in front, and no dots.
+const LINE_ALIAS: &str = "ua-org-coms-agent-0";
 /// Where the broker's ticket lives in a domain's metadata.
 pub(super) const TICKET_NAMESPACE: &str = "urn:coms:domain:1";
 
@@ -25,13 +27,23 @@ pub(super) fn facts(xml: &str) -> Result<Facts, roxmltree::Error> {
     let attribute =
         |node: Option<Node>, name| node.and_then(|n| n.attribute(name)).unwrap_or_default().to_owned();
 
-    let channel = child(domain, "devices")
-        .into_iter()
-        .flat_map(|devices| devices.children())
-        .filter(|n| n.has_tag_name("channel") && n.attribute("type") == Some("unix"))
+    let devices = child(domain, "devices");
+    let unix = |tag: &'static str| {
+        devices
+            .into_iter()
+            .flat_map(|devices| devices.children())
+            .filter(move |n| n.has_tag_name(tag) && n.attribute("type") == Some("unix"))
+    };
+    let bound = |n: Node| {
+        let source = child(n, "source").filter(|s| s.attribute("mode") == Some("bind"))?;
+        source.attribute("path").map(PathBuf::from)
+    };
+    let has_alias = |n: &Node| child(*n, "alias").and_then(|a| a.attribute("name")) == Some(LINE_ALIAS);
+    let channel = unix("channel")
         .filter(|n| child(*n, "target").and_then(|t| t.attribute("name")) == Some(PORT))
-        .find_map(|n| child(n, "source").filter(|s| s.attribute("mode") == Some("bind"))?.attribute("path"))
-        .map(PathBuf::from);
+        .find_map(bound)
+        // A guest without virtio-serial: any line of that alias. The virtio port goes first; it hangs up.
+        .or_else(|| unix("serial").chain(unix("console")).filter(has_alias).find_map(bound));
 
     // libvirt declares the namespace on the element itself, so its text stands alone.
     let ticket_xml = child(domain, "metadata")
@@ -137,6 +149,31 @@ mod tests {
             assert_eq!((facts.channel, facts.ticket_xml), (None, None), "{channel}");
             assert_eq!(facts.needs.machine, "");
         }
+    }
+
+    #[test]
+    fn a_serial_line_is_found_by_its_alias() {
+        let found = |devices: &str| {
+            facts(&format!("<domain type='kvm'><devices>{devices}</devices></domain>")).unwrap().channel
+        };
+        let line = |tag: &str, alias: &str| {
+            format!(
+                "<{tag} type='unix'><source mode='bind' path='/run/{tag}'/><target port='1'/><alias name='{alias}'/></{tag}>"
+            )
+        };
+        for tag in ["serial", "console"] {
+            let devices = line("serial", "serial0") + &line(tag, "ua-org-coms-agent-0");
+            assert_eq!(found(&devices), Some(PathBuf::from(format!("/run/{tag}"))));
+            for other in ["serial1", "org-coms-agent-0", "ua-org-coms-agent-1"] {
+                assert_eq!(found(&line(tag, other)), None, "{other}");
+            }
+        }
+        let both = "<channel type='unix'><source mode='bind' path='/run/virtio'/><target name='org.coms.agent.0'/></channel>";
+        let both = line("serial", "ua-org-coms-agent-0") + both;
+        assert_eq!(found(&both), Some(PathBuf::from("/run/virtio")), "virtio first");
+        let pty =
+            "<serial type='pty'><source path='/dev/pts/1'/><alias name='ua-org-coms-agent-0'/></serial>";
+        assert_eq!(found(pty), None);
     }
 
     #[test]
