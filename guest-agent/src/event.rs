@@ -87,7 +87,7 @@ impl Command {
     pub fn changes(&self) -> bool {
         match self {
             Command::Status | Command::History | Command::Watch => false,
-            Command::Migrate(_) | Command::Ping(_) => true,
+            Command::Migrate(_) | Command::Ping(_) | Command::Cancel(_) => true,
         }
     }
 }

@@ -14,6 +14,7 @@ pub const EVENTS: &[&str] = &[
     "answered",
     "asked",
     "cancelled",
+    "cancelling",
     "completed",
     "connected",
     "denied",

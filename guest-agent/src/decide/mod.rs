@@ -244,6 +244,8 @@ impl Agent {
     }
 
     fn tell(&mut self, event: &str, fields: Map<String, Value>, to: Audience) {
+        // What is told must be a name that a hook can have.
+        debug_assert!(to == Audience::Watchers || crate::config::EVENTS.contains(&event), "{event}");
         self.actions.push(Action::Tell(Telling { event: event.to_owned(), fields, to }));
     }
 
