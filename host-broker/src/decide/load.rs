@@ -18,6 +18,7 @@ pub const FRESH: Duration = Duration::from_secs(7);
 pub const BEAT: Duration = Duration::from_secs(3);
 /// ... and one that shows no new one for this long is not there: two signs missed, and a look every 2 s.
 const SIGN_FRESH: Duration = Duration::from_secs(9);
+const RECENT_MS: u64 = 15_000;
 /// Signs by which clocks are compared. Signs come every 3 s and looks every 2 s: among a few there is one that was
 /// seen within a second.
 const SIGNS: usize = 8;
@@ -28,8 +29,8 @@ pub struct History {
     samples: VecDeque<(Duration, HostSample)>,
     /// Why the last look failed, when it did.
     pub trouble: Option<String>,
-    /// The last new sign of life of its broker, and when it was seen. One that was there at the first look may be
-    /// that of a broker long dead.
+    /// The last new sign of life of its broker, and when it was seen. One that was there at the first look counts
+    /// only if it is recent by both hosts' wall clocks: it may be that of a broker long dead.
     sign: Option<(Duration, Mark)>,
     /// How far its clock was ahead at the last signs, by host wall clock; each too small by the sign's age.
     ahead_ms: VecDeque<i64>,
@@ -54,7 +55,8 @@ impl History {
         let before = self.latest().map(|s| s.broker.as_ref());
         match (&sample.broker, before) {
             (None, _) => self.sign = None,
-            (Some(mark), Some(before)) if before.is_none_or(|b| b.beat != mark.beat) => {
+            (Some(mark), None) if mark.unix_ms.abs_diff(unix_ms) > RECENT_MS => {}
+            (Some(mark), before) if before.flatten().is_none_or(|b| b.beat != mark.beat) => {
                 if self.ahead_ms.len() >= SIGNS {
                     self.ahead_ms.pop_front();
                 }
@@ -200,8 +202,11 @@ mod tests {
             broker: Some(Mark { broker: "b".into(), beat, unix_ms: 1_000_000 }),
             ..sample(1, &[])
         };
-        h.add(Duration::from_secs(0), 999_000, with(1));
+        h.add(Duration::from_secs(0), 1_100_000, with(1));
         assert_eq!(h.broker(Duration::ZERO), None, "it may be of a broker long dead");
+        let mut met = History::default();
+        met.add(Duration::ZERO, 1_010_000, with(1));
+        assert!(met.broker(Duration::ZERO).is_some(), "it is recent");
         h.add(Duration::from_secs(2), 999_500, with(2));
         assert!(h.broker(Duration::from_secs(2)).is_some());
         assert_eq!(h.ahead_ms(), Some(500));

@@ -12,6 +12,12 @@ fn ask(guest: &Guest) -> Result<Value> {
     Ok(answer)
 }
 
+/// The source sees the destination, and its broker's sign of life that came after.
+fn sees_beta(stage: &Stage) -> Result<bool> {
+    let beta = stage.comsctl(0, &["hosts"])?[1].clone();
+    Ok(beta["answers"] == true && !beta["broker"].is_null())
+}
+
 /// Whatever happened: it runs here, it is told once, and no ticket is left to mislead anyone.
 fn stayed(stage: &Stage, guest: &Guest, answer: &Value) -> Result<()> {
     assert_eq!(guest.current_host()?.name(), HOSTS[0]);
@@ -42,9 +48,7 @@ fn a_move_that_cannot_be_leaves_the_guest_running_and_says_why() -> Result<()> {
     )?;
     stage.host(1).stop_libvirtd(Signal::TERM)?;
     stage.host(1).start_libvirtd()?;
-    stage.wait("the source to see the destination again", 30, || {
-        Ok(stage.comsctl(0, &["hosts"])?[1]["answers"] == true)
-    })?;
+    stage.wait("the source to see the destination again", 30, || sees_beta(&stage))?;
     let answer = ask(&guest)?;
     assert_eq!(
         (&answer["event"], &answer["reason"]),
@@ -112,11 +116,7 @@ fn a_move_that_cannot_be_leaves_the_guest_running_and_says_why() -> Result<()> {
         stage.host(i).set_rate_mbit(None)?;
     }
     stage.host(1).start_libvirtd()?;
-    stage.wait(
-        "the destination to answer",
-        30,
-        || Ok(stage.comsctl(0, &["hosts"])?[1]["answers"] == true),
-    )?;
+    stage.wait("the destination to answer", 30, || sees_beta(&stage))?;
     let (status, answer) = coms_within(&guest, &["migrate", "--wait"], Duration::from_secs(90))?;
     assert_eq!(status, 0, "{answer}\n{}", stage.logs());
     assert_eq!(guest.current_host()?.name(), HOSTS[1]);
