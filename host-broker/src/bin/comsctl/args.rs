@@ -4,17 +4,25 @@ use clap::{Parser, Subcommand};
 use coms_protocol::types::MigrationId;
 use std::path::PathBuf;
 
+/// Where the broker listens unless its configuration says otherwise.
+pub const SOCKET: &str = "/run/coms/broker.sock";
+
 /// See and move the VMs of this host.
 #[derive(Parser)]
 #[command(
     name = "comsctl",
     version,
-    after_help = "Examples:\n  comsctl guests                     which VMs take part, and whether their agents answer\n  comsctl hosts                      how busy the hosts are\n  comsctl migrate web-1              move web-1 to the least busy host and wait\n  comsctl show web-1                 its last move in full: who asked, why there, what it took\n  comsctl pause                      no more moves for customers, until `comsctl resume`\n  comsctl config check               what is wrong or unwise in /etc/coms/broker.toml\n  comsctl migrations --json | jq .   every move, with the reasons for and against each host\n\nExit status: 0 done, 1 refused or failed, 2 wrong usage, 3 the broker cannot be reached."
+    after_help = "Examples:\n  comsctl guests                     which VMs take part, and whether their agents answer\n  comsctl hosts                      how busy the hosts are\n  comsctl migrate web-1              move web-1 to the least busy host and wait\n  comsctl show web-1                 its last move in full: who asked, why there, what it took\n  comsctl pause                      no more moves for customers, until `comsctl resume`\n  comsctl doctor                     what is set up wrong on this host, and what mends it\n  comsctl config check               what is wrong or unwise in /etc/coms/broker.toml\n  comsctl migrations --json | jq .   every move, with the reasons for and against each host\n\nExit status: 0 done, 1 refused or failed, 2 wrong usage, 3 the broker cannot be reached."
 )]
 pub struct Args {
-    /// The broker's socket
-    #[arg(long, value_name = "FILE", default_value = "/run/coms/broker.sock", global = true)]
-    pub socket: PathBuf,
+    /// The broker's socket [default: /run/coms/broker.sock]
+    #[arg(
+        long,
+        value_name = "FILE",
+        global = true,
+        help = "The broker's socket [default: /run/coms/broker.sock]"
+    )]
+    pub socket: Option<PathBuf>,
     /// Print JSON
     #[arg(long, global = true)]
     pub json: bool,
@@ -89,6 +97,15 @@ pub enum Command {
     /// Customers may ask for moves again
     #[command(after_help = "Example:\n  comsctl resume")]
     Resume,
+    /// Find what is set up wrong on this host and say what mends it; works without the broker too
+    #[command(
+        after_help = "Examples:\n  sudo comsctl doctor                every check: ok, warn or FAIL, and what mends it\n  comsctl doctor --json | jq '.[] | select(.status != \"ok\")'\n  comsctl doctor --config ./new.toml\n\nExit status: 0 nothing fails (there may be warnings), 1 something does. As another user than root it cannot see everything, and says so."
+    )]
+    Doctor {
+        /// The broker's configuration
+        #[arg(long, value_name = "FILE", default_value = "/etc/coms/broker.toml")]
+        config: PathBuf,
+    },
     /// The configuration
     #[command(subcommand)]
     Config(ConfigCommand),

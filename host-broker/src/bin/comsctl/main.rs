@@ -1,10 +1,12 @@
-//! `comsctl`: the operator's command line. Speaks to the local broker's socket; `config check` works without it.
+//! `comsctl`: the operator's command line. Speaks to the local broker's socket; `config check` and `doctor` work
+//! without it.
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "an answer of another kind is an error, whichever it is")]
 
 mod args;
 mod client;
 mod config_check;
+mod doctor;
 mod follow;
 mod show;
 mod tables;
@@ -14,6 +16,7 @@ use clap::Parser;
 use client::{Broker, unexpected};
 use coms_broker::control::{Reply, Request};
 use std::io::{ErrorKind, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -51,7 +54,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<ExitCode, Failure> {
     let json = args.json;
-    let socket = args.socket.as_path();
+    let socket = args.socket.as_deref().unwrap_or(Path::new(args::SOCKET));
     let connect = || Broker::connect(socket);
     match &args.command {
         Command::Guests => {
@@ -91,6 +94,7 @@ fn run(args: &Args) -> Result<ExitCode, Failure> {
             done(json, connect()?.ask(&Request::Pause { let_finish: *let_finish })?)
         }
         Command::Resume => done(json, connect()?.ask(&Request::Resume)?),
+        Command::Doctor { config } => doctor::doctor(json, config, args.socket.as_deref()),
         Command::Config(ConfigCommand::Check { file }) => config_check::check(json, file),
     }
 }

@@ -1,0 +1,114 @@
+//! The domains of this host as libvirt shows them, with or without the port; read-only.
+
+use super::Finding;
+use roxmltree::Document;
+use std::sync::mpsc;
+use std::time::Duration;
+use uuid::Uuid;
+use virt::connect::Connect;
+use virt::domain::Domain;
+
+/// A libvirt that is stuck is a finding, not a reason to be stuck.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// How guest and host could talk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Port {
+    Ours,
+    /// A channel whose name looks like a misspelt one of ours.
+    Misnamed(String),
+    /// The channel is ours and not a unix socket that libvirt binds.
+    OtherKind,
+    None,
+}
+
+#[derive(Debug, Clone)]
+pub struct Seen {
+    pub name: String,
+    pub uuid: Uuid,
+    pub port: Port,
+}
+
+/// All domains, running or not.
+pub fn look(uri: &str) -> Result<Vec<Seen>, String> {
+    let uri = uri.to_owned();
+    let (tx, rx) = mpsc::channel();
+    std::thread::spawn(move || {
+        let seen = Connect::open_read_only(Some(&uri)).and_then(|conn| {
+            let all = conn.list_all_domains(0)?;
+            // One that is undefined meanwhile is no finding.
+            Ok(all.iter().filter_map(|d| seen(d).ok()).collect())
+        });
+        let _ = tx.send(seen.map_err(|e| e.to_string()));
+    });
+    rx.recv_timeout(ANSWER_WITHIN)
+        .unwrap_or_else(|_| Err(format!("no answer within {} s", ANSWER_WITHIN.as_secs())))
+}
+
+fn seen(domain: &Domain) -> Result<Seen, virt::error::Error> {
+    let (name, uuid) = (domain.get_name()?, domain.get_uuid_string()?);
+    let uuid = Uuid::parse_str(&uuid).unwrap_or_default();
+    Ok(Seen { name, uuid, port: port(&domain.get_xml_desc(0)?) })
+}
+
+/// From a domain's XML.
+fn port(xml: &str) -> Port {
+    let Ok(doc) = Document::parse(xml) else { return Port::None };
+    let mut best = Port::None;
+    for node in doc.descendants().filter(|n| ["channel", "serial", "console"].contains(&n.tag_name().name()))
+    {
+        let child = |tag: &str, attribute: &str| {
+            let found = node.children().find(|c| c.has_tag_name(tag));
+            found.and_then(|c| c.attribute(attribute)).unwrap_or_default().to_owned()
+        };
+        let bound = node.attribute("type") == Some("unix") && child("source", "mode") != "connect";
+        let name = child("target", "name");
+        if name == "org.coms.agent.0" || child("alias", "name") == "ua-org-coms-agent-0" {
+            if bound {
+                return Port::Ours;
+            }
+            best = Port::OtherKind;
+        } else if name.to_lowercase().contains("coms") && best == Port::None {
+            best = Port::Misnamed(name);
+        }
+    }
+    best
+}
+
+pub fn unreachable(uri: &str, why: &str) -> Finding {
+    let remedy =
+        "systemctl status libvirtd (or virtqemud); a user who is not root must be in the group libvirt";
+    Finding::fail("libvirt", format!("{uri}: {why}"), remedy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_our_port_in_each_form_and_tells_what_is_wrong_with_one_that_is_not() {
+        let channel = |kind: &str, name: &str| {
+            format!(
+                "<domain><devices><channel type='{kind}'><target type='virtio' name='{name}'/></channel></devices></domain>"
+            )
+        };
+        let serial = "<domain><devices><serial type='unix'><source mode='bind' path='/s'/>\
+                      <alias name='ua-org-coms-agent-0'/></serial></devices></domain>";
+        for (xml, expected) in [
+            (channel("unix", "org.coms.agent.0"), Port::Ours),
+            (serial.to_owned(), Port::Ours),
+            (channel("pty", "org.coms.agent.0"), Port::OtherKind),
+            (channel("unix", "org.coms.0"), Port::Misnamed("org.coms.0".into())),
+            (channel("unix", "org.qemu.guest_agent.0"), Port::None),
+            ("<domain/>".to_owned(), Port::None),
+        ] {
+            assert_eq!(port(&xml), expected, "{xml}");
+        }
+    }
+
+    #[test]
+    fn a_libvirt_that_is_not_there_is_an_error_and_a_finding() {
+        let why = look("nosuchdriver:///system").unwrap_err();
+        assert!(unreachable("nosuchdriver:///system", &why).detail.contains("nosuchdriver"), "{why}");
+    }
+}

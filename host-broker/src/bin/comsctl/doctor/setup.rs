@@ -1,0 +1,233 @@
+//! The configuration, against what it speaks of.
+
+use super::Finding;
+use super::domains::{Port, Seen};
+use coms_broker::config::{Config, ConfigError, GuestPattern};
+use coms_broker::control::GuestView;
+use std::fs::File;
+use std::io::ErrorKind;
+use std::path::Path;
+
+/// Where libvirt looks for what it needs to speak TLS.
+pub const PKI: &str = "/etc/pki";
+/// As libvirt names them, the client's and the authority's.
+const TLS_FILES: [&str; 3] = ["CA/cacert.pem", "libvirt/clientcert.pem", "libvirt/private/clientkey.pem"];
+
+const PORT_XML: &str = "<channel type='unix'><target type='virtio' name='org.coms.agent.0'/></channel>";
+
+pub fn config(file: &Path, loaded: &Result<Config, ConfigError>) -> Vec<Finding> {
+    const CHECK: &str = "configuration";
+    match loaded {
+        Ok(config) => {
+            let mut found = vec![Finding::ok(CHECK, format!("{} is usable", file.display()))];
+            let unwise = config.unwise().into_iter();
+            found
+                .extend(unwise.map(|u| Finding::warn(CHECK, format!("{}: {}", u.key, u.leads_to), u.better)));
+            found
+        }
+        Err(e) => {
+            let remedy = match e {
+                ConfigError::Read { source, .. } if source.kind() == ErrorKind::NotFound => {
+                    "write it: the package's broker.toml explains every key; or name another: comsctl doctor --config FILE"
+                }
+                ConfigError::Read { .. } => "sudo comsctl doctor; it must be a readable file",
+                ConfigError::Syntax { .. } | ConfigError::Value { .. } => {
+                    "correct it, comsctl config check, systemctl restart coms-broker"
+                }
+            };
+            vec![Finding::fail(CHECK, e.to_string(), remedy)]
+        }
+    }
+}
+
+/// What libvirt here needs to reach a host by TLS.
+pub fn certificates(config: &Config, pki: &Path) -> Vec<Finding> {
+    const CHECK: &str = "certificate";
+    let uses_tls = |uri: &str| {
+        let scheme = uri.split_once("://").map_or("", |(scheme, _)| scheme);
+        // TLS is also what libvirt takes where a remote URI names no transport.
+        scheme.ends_with("+tls") || !scheme.contains('+')
+    };
+    let peers: Vec<&str> =
+        config.peers.iter().filter(|p| uses_tls(&p.libvirt)).map(|p| p.name.as_str()).collect();
+    if peers.is_empty() {
+        return Vec::new();
+    }
+    let peers = peers.join(", ");
+    TLS_FILES
+        .iter()
+        .map(|name| {
+            let path = pki.join(name);
+            let shown = path.display();
+            match File::open(&path).and_then(|f| f.metadata()) {
+                Ok(m) if m.len() > 0 => Finding::ok(CHECK, format!("{shown} is there")),
+                Ok(_) => Finding::fail(
+                    CHECK,
+                    format!("{shown} is empty, and TLS to {peers} needs it"),
+                    "make and install it: https://libvirt.org/kbase/tlscerts.html",
+                ),
+                Err(e) if e.kind() == ErrorKind::PermissionDenied => Finding::warn(
+                    CHECK,
+                    format!("{shown} cannot be read by who runs this"),
+                    "sudo comsctl doctor",
+                ),
+                Err(e) => Finding::fail(
+                    CHECK,
+                    format!("{shown}: {e}; TLS to {peers} needs it"),
+                    "make and install it: https://libvirt.org/kbase/tlscerts.html; try: sudo virt-pki-validate",
+                ),
+            }
+        })
+        .collect()
+}
+
+/// VMs that may take part and cannot, and entries that speak of no VM.
+pub fn ports(config: &Config, domains: &[Seen]) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for pattern in &config.enabled {
+        if !domains.iter().any(|d| pattern.matches(d.uuid, &d.name)) {
+            found.push(no_vm(pattern, "matches no VM of this host"));
+        }
+    }
+    for d in domains.iter().filter(|d| config.is_enabled(d.uuid, &d.name)) {
+        let add =
+            format!("virsh edit {}: add {PORT_XML} to <devices>, then shut it down and start it", d.name);
+        found.push(match &d.port {
+            Port::Ours => Finding::ok("port", format!("{}: has it", d.name)),
+            Port::Misnamed(name) => Finding::fail(
+                "port",
+                format!("{}: its channel is called `{name}`", d.name),
+                format!("virsh edit {}: call it org.coms.agent.0, then shut it down and start it", d.name),
+            ),
+            Port::OtherKind => Finding::fail(
+                "port",
+                format!("{}: its port is no unix socket that libvirt binds", d.name),
+                add.replace("add ", "make it "),
+            ),
+            Port::None => Finding::fail("port", format!("{}: takes part and has no port", d.name), add),
+        });
+    }
+    found
+}
+
+/// The same from the broker's view, which has only VMs with the port.
+pub fn patterns(config: &Config, guests: &[GuestView]) -> Vec<Finding> {
+    let unused = config.enabled.iter().filter(|p| !guests.iter().any(|g| p.matches(g.uuid, &g.name)));
+    unused.map(|p| no_vm(p, "matches no VM with the port")).collect()
+}
+
+/// No failure: it may be on another host of the pool just now.
+fn no_vm(pattern: &GuestPattern, why: &str) -> Finding {
+    let shown = match pattern {
+        GuestPattern::Uuid(uuid) => uuid.to_string(),
+        GuestPattern::Name(name) => name.clone(),
+    };
+    Finding::warn(
+        "guests.enabled",
+        format!("`{shown}` {why}"),
+        "fine if it is on another host of the pool; else compare with: virsh list --all",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Status;
+    use super::*;
+    use uuid::Uuid;
+
+    const FILE: &str = "/etc/coms/broker.toml";
+    const GOOD: &str = r#"
+        [host]
+        name = "h1"
+        region = "north"
+        [[hosts]]
+        name = "h2"
+        region = "south"
+        libvirt = "qemu+tls://h2/system"
+        [guests]
+        enabled = ["web-*"]
+        [aliases]
+        key_file = "/etc/coms/alias.key"
+    "#;
+
+    fn judged(text: &str) -> Vec<Finding> {
+        config(Path::new(FILE), &Config::parse(Path::new(FILE), text))
+    }
+
+    fn good() -> Config {
+        Config::parse(Path::new(FILE), GOOD).unwrap()
+    }
+
+    #[test]
+    fn a_usual_file_is_one_line() {
+        let found = judged(GOOD);
+        assert_eq!((found.len(), found[0].status), (1, Status::Ok), "{found:?}");
+    }
+
+    #[test]
+    fn a_file_that_is_missing_or_wrong_fails_and_says_where() {
+        let none = Path::new("/nonexistent/broker.toml");
+        let found = config(none, &Config::load(none));
+        assert_eq!(found[0].status, Status::Fail);
+        assert!(found[0].remedy.contains("--config"), "{found:?}");
+        for (text, word) in
+            [(GOOD.replace("\"h2\"", "\"h1\""), "hosts[0].name"), (GOOD.replace("[host]", "[host"), FILE)]
+        {
+            let found = judged(&text);
+            assert_eq!(found[0].status, Status::Fail);
+            assert!(found[0].detail.contains(word), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn tcp_recorded_links_and_unwise_limits_warn() {
+        for (text, key) in [
+            (GOOD.replace("+tls", "+tcp"), "hosts[0].libvirt"),
+            (GOOD.to_owned() + "[debug]\nrecord_links = \"/l\"", "debug.record_links"),
+            (GOOD.to_owned() + "[limits]\ncooldown_s = 1", "limits.cooldown_s"),
+        ] {
+            let found = judged(&text);
+            assert!(
+                found.iter().any(|f| f.status == Status::Warn && f.detail.starts_with(key)),
+                "{key}: {found:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn tls_needs_three_files_with_content() {
+        let pki = std::env::temp_dir().join(format!("coms-doctor-pki-{}", std::process::id()));
+        let failed = |c: &Config| certificates(c, &pki).iter().filter(|f| f.status == Status::Fail).count();
+        assert_eq!(failed(&good()), 3);
+        for name in TLS_FILES {
+            let path = pki.join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, if name.contains("key") { "" } else { "pem" }).unwrap();
+        }
+        assert_eq!(failed(&good()), 1, "the key is empty");
+        let tcp = Config::parse(Path::new(FILE), &GOOD.replace("+tls", "+tcp")).unwrap();
+        assert_eq!(certificates(&tcp, &pki), []);
+        std::fs::remove_dir_all(&pki).unwrap();
+    }
+
+    #[test]
+    fn a_vm_that_takes_part_needs_the_port_and_each_entry_a_vm() {
+        let seen = |name: &str, port| Seen { name: name.into(), uuid: Uuid::nil(), port };
+        for (port, expected) in [
+            (Port::Ours, Status::Ok),
+            (Port::None, Status::Fail),
+            (Port::OtherKind, Status::Fail),
+            (Port::Misnamed("org.coms".into()), Status::Fail),
+        ] {
+            let found = ports(&good(), &[seen("web-1", port), seen("db", Port::None)]);
+            assert_eq!((found.len(), found[0].check, found[0].status), (1, "port", expected), "{found:?}");
+        }
+        let found = ports(&good(), &[seen("db", Port::Ours)]);
+        assert_eq!((found[0].check, found[0].status), ("guests.enabled", Status::Warn));
+    }
+
+    #[test]
+    fn without_libvirt_the_brokers_guests_tell_of_entries_without_a_vm() {
+        assert_eq!(patterns(&good(), &[])[0].status, Status::Warn);
+    }
+}
