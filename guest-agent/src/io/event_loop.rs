@@ -143,6 +143,8 @@ impl Shell {
     }
 
     async fn take(&mut self, event: Event) {
+        #[cfg(feature = "faults")]
+        super::stop_here::before("event", &event);
         self.agent.handle(now(), event);
         self.carry_out().await;
     }
@@ -210,7 +212,10 @@ impl Shell {
 
     async fn link_events(&mut self, at: Now) {
         while let Some(event) = self.session.poll_event() {
-            self.agent.handle(at, Event::Link(event));
+            let event = Event::Link(event);
+            #[cfg(feature = "faults")]
+            super::stop_here::before("event", &event);
+            self.agent.handle(at, event);
             self.carry_out().await;
         }
     }
@@ -240,6 +245,8 @@ impl Shell {
     async fn carry_out(&mut self) {
         let mut actions: VecDeque<Action> = self.agent.take_actions().into();
         while let Some(action) = actions.pop_front() {
+            #[cfg(feature = "faults")]
+            super::stop_here::before("action", &action);
             match action {
                 Action::Save(state) => self.state_file.save_aside(state).await,
                 Action::SetHello(hello) => self.session.set_hello(&hello),

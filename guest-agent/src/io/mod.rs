@@ -13,6 +13,8 @@ mod random;
 mod serial;
 mod socket;
 pub mod state_file;
+#[cfg(feature = "faults")]
+mod stop_here;
 mod ticker;
 
 use coms_protocol::session::Now;

@@ -63,7 +63,11 @@ pub async fn run(config: Config) -> Result<(), StartError> {
             Some(event) = events.recv() => event,
             Some(event) = words.recv() => event,
         };
+        #[cfg(feature = "faults")]
+        super::stop_here::before("event", &event);
         for action in broker.handle(clock.now(), event) {
+            #[cfg(feature = "faults")]
+            super::stop_here::before("action", &action);
             executor.start(action);
         }
     }

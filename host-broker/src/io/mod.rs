@@ -7,6 +7,8 @@ mod execute;
 pub mod guest_links;
 pub mod libvirt;
 mod state;
+#[cfg(feature = "faults")]
+mod stop_here;
 
 pub use event_loop::run;
 

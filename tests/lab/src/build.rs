@@ -2,6 +2,7 @@
 //! neither flags nor locks meet those of the cargo that runs the tests.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -29,6 +30,17 @@ pub struct AgentBinaries {
 pub fn build_agent() -> Result<AgentBinaries> {
     build("coms-agent", &["--bins"])?;
     Ok(AgentBinaries { agent: binary("coms-agent"), cli: binary("coms") })
+}
+
+/// The same with the agent's feature `faults`, kept in `to`: what is built next must not take its place.
+pub fn build_agent_with_faults(to: &Path) -> Result<AgentBinaries> {
+    build("coms-agent", &["--bins", "--features", "faults"])?;
+    let keep = |name: &str| -> Result<PathBuf> {
+        let kept = to.join(name);
+        fs::copy(binary(name), &kept).doing(|| format!("keeping {}", kept.display()))?;
+        Ok(kept)
+    };
+    Ok(AgentBinaries { agent: keep("coms-agent")?, cli: keep("coms")? })
 }
 
 /// Builds the lab's own guest program; [`crate::Lab::new`] does it by itself.

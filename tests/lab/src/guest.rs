@@ -295,6 +295,37 @@ impl Guest {
         self.exec(&["coms-lab-guest", "dirty", "stop"])?.success().map(drop)
     }
 
+    /// Keeps `mib` of memory filled with a pattern that tells every lost page, rewritten at `mib_s`.
+    pub fn start_pattern(&self, mib: u32, mib_s: u32) -> Result<()> {
+        let words = ["coms-lab-guest", "pattern", "start", &mib.to_string(), &mib_s.to_string()];
+        self.exec(&words)?.success().map(drop)
+    }
+
+    /// Checks every page of [`Guest::start_pattern`]; gives how often each has been rewritten since the start.
+    pub fn verify_pattern(&self) -> Result<u64> {
+        let words = ["coms-lab-guest", "pattern", "verify"];
+        let told = self.exec_with(&words, "", Duration::from_secs(75))?.success()?;
+        told.split(' ')
+            .next()
+            .and_then(|cycles| cycles.parse().ok())
+            .ok_or_else(|| Error::Unfit(format!("the pattern of guest {} said {told:?}", self.config.name)))
+    }
+
+    /// Every QEMU process that holds this guest, running or not, on whichever host.
+    pub fn qemu_pids(&self) -> Result<Vec<u32>> {
+        let processes = fs::read_dir("/proc").doing(|| "reading /proc".into())?;
+        let pids = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        Ok(pids
+            .filter(|pid| {
+                // Gone in between is not there.
+                let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                let mut words = command.split(|byte| *byte == 0);
+                words.next().is_some_and(|program| program.windows(4).any(|w| w == b"qemu"))
+                    && words.any(|word| word == self.uuid.as_bytes())
+            })
+            .collect())
+    }
+
     /// The console's log on each host, whether or not the guest has been there.
     pub fn console_logs(&self) -> Vec<PathBuf> {
         let path = console_path(&self.config.name);

@@ -2,6 +2,7 @@
 //! the tests and the demo do with them.
 
 pub mod demo;
+pub mod faults;
 mod told;
 
 use coms_lab::{
@@ -19,6 +20,10 @@ pub type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::
 /// Hosts are called so everywhere: long enough that finding one in a guest's bytes is no accident.
 pub const HOSTS: [&str; 3] = ["hostalfa", "hostbeta", "hostgama"];
 pub const REGIONS: [&str; 3] = ["north", "south", "west"];
+
+/// Where a broker with stop points looks for the moment at which to stop, and where an agent does.
+pub const BROKER_STOPS_AT: &str = "/run/coms/stop-at";
+pub const AGENT_STOPS_AT: &str = "/run/coms-stop-at";
 
 /// The host's programs, built once.
 pub struct Programs {
@@ -53,6 +58,45 @@ pub fn programs() -> Result<&'static Programs> {
     Ok(PROGRAMS.get_or_init(|| programs))
 }
 
+/// The same programs, able to stop at a moment that a test names (the feature `faults`).
+pub fn programs_with_stop_points() -> Result<&'static Programs> {
+    static PROGRAMS: OnceLock<Programs> = OnceLock::new();
+    if let Some(programs) = PROGRAMS.get() {
+        return Ok(programs);
+    }
+    // One after the other in one target directory: the last built would be what both tests run.
+    let comsctl = programs()?.comsctl.clone();
+    let target = coms_lab::workspace_root().join("target");
+    let kept = target.join("faults");
+    std::fs::create_dir_all(&kept)?;
+    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args([
+            "build",
+            "--quiet",
+            "--release",
+            "-p",
+            "coms-broker",
+            "--bin",
+            "coms-broker",
+            "--features",
+            "faults",
+        ])
+        .arg("--target-dir")
+        .arg(&target)
+        .current_dir(coms_lab::workspace_root())
+        .stdin(Stdio::null())
+        .status()?;
+    if !status.success() {
+        return Err("cargo build -p coms-broker --features faults failed".into());
+    }
+    let broker = kept.join("coms-broker");
+    let half = kept.join("coms-broker.new");
+    std::fs::copy(target.join("release/coms-broker"), &half)?;
+    std::fs::rename(&half, &broker)?;
+    let programs = Programs { broker, comsctl, guest: coms_lab::build_agent_with_faults(&kept)? };
+    Ok(PROGRAMS.get_or_init(|| programs))
+}
+
 /// A lab with a broker on each host.
 pub struct Stage {
     pub lab: Lab,
@@ -70,6 +114,14 @@ pub struct Settings {
     pub limits: String,
     /// Each host's CPU, and its link's rate.
     pub hosts: Vec<(usize, Option<u32>)>,
+    /// Run programs that can be stopped between two steps.
+    pub stop_points: bool,
+}
+
+impl Settings {
+    fn programs(&self) -> Result<&'static Programs> {
+        if self.stop_points { programs_with_stop_points() } else { programs() }
+    }
 }
 
 impl Default for Settings {
@@ -78,6 +130,7 @@ impl Default for Settings {
             enabled: "[\"*\"]".into(),
             limits: "cooldown_s = 0\nrequests_per_minute = 600".into(),
             hosts: vec![(0, None), (1, None)],
+            stop_points: false,
         }
     }
 }
@@ -85,7 +138,7 @@ impl Default for Settings {
 impl Stage {
     /// Hosts up, brokers running.
     pub fn up(settings: Settings) -> Result<Stage> {
-        let programs = programs()?;
+        let programs = settings.programs()?;
         let hosts = settings.hosts.iter().zip(HOSTS).map(|((cpu, rate), name)| {
             let host = HostConfig::new(name).cpu(*cpu);
             rate.map_or(host.clone(), |r| host.rate_mbit(r))
@@ -132,9 +185,9 @@ impl Stage {
         host.write_file("/etc/coms/alias.key", "the pool's secret")?;
         host.write_file("/etc/coms/broker.toml", self.broker_toml(i))?;
         let process = host.spawn(
-            &programs()?.broker,
+            &self.settings.programs()?.broker,
             &[],
-            &[("COMS_LOG", "info,coms_broker=debug")],
+            &[("COMS_LOG", "info,coms_broker=debug"), ("COMS_TEST_STOP_AT", BROKER_STOPS_AT)],
             "coms-broker.log",
         )?;
         self.brokers[i] = Some(process);
@@ -144,11 +197,25 @@ impl Stage {
         })
     }
 
+    /// The broker of a host, if it was started and not stopped.
+    pub fn broker(&mut self, i: usize) -> Option<&mut Process> {
+        self.brokers[i].as_mut()
+    }
+
     pub fn stop_broker(&mut self, i: usize, signal: Signal) -> Result<()> {
         if let Some(process) = self.brokers[i].take() {
             process.stop(signal)?;
         }
         Ok(())
+    }
+
+    /// It has ended by itself.
+    pub fn forget_broker(&mut self, i: usize) {
+        self.brokers[i] = None;
+    }
+
+    pub fn comsctl_program(&self) -> Result<&'static PathBuf> {
+        Ok(&self.settings.programs()?.comsctl)
     }
 
     pub fn reconfigure(&mut self, change: impl FnOnce(&mut Settings)) -> Result<()> {
@@ -161,7 +228,7 @@ impl Stage {
     }
 
     /// Every broker has seen every host for long enough to judge it.
-    fn wait_for_load(&self) -> Result<()> {
+    pub fn wait_for_load(&self) -> Result<()> {
         for i in 0..self.brokers.len() {
             self.wait("each broker to know each host's load", 20, || {
                 let hosts = self.comsctl(i, &["hosts"])?;
@@ -203,7 +270,8 @@ impl Stage {
 
     /// A guest with the agent.
     pub fn boot(&self, i: usize, config: GuestConfig, agent_toml: &str) -> Result<Guest> {
-        let agent = Some(AgentConfig { toml: Some(agent_toml.into()), ..AgentConfig::default() });
+        let env = [("COMS_TEST_STOP_AT".to_owned(), AGENT_STOPS_AT.to_owned())].into();
+        let agent = Some(AgentConfig { toml: Some(agent_toml.into()), env, ..AgentConfig::default() });
         let guest = self.lab.boot(GuestConfig { agent, ..config }, HOSTS[i])?;
         self.wait_for_agent(&guest)?;
         Ok(guest)

@@ -1,11 +1,12 @@
 //! Everything that the lab runs inside a guest, one program by its first argument.
 //!
 //! As PID 1 it sets the machine up and then only reaps; it runs itself again for the work:
-//! `serve` (exec over TCP, the agent), `echo` (UDP), `work`, `hog` and `dirty`.
+//! `serve` (exec over TCP, the agent), `echo` (UDP), `work`, `hog`, `dirty` and `pattern`.
 
 mod exec;
 mod init;
 mod load;
+mod pattern;
 mod services;
 
 use std::process::ExitCode;
@@ -32,12 +33,15 @@ fn dispatch(words: &[&str]) -> Outcome {
         ["work"] => load::work(),
         ["hog", "start", threads] => load::start("hog", &[threads]),
         ["dirty", "start", mib, mib_s] => load::start("dirty", &[mib, mib_s]),
-        [what @ ("hog" | "dirty"), "stop"] => load::stop(what),
+        ["pattern", "start", mib, mib_s] => load::start("pattern", &[mib, mib_s]),
+        ["pattern", "run", mib, mib_s] => pattern::run(mib.parse()?, mib_s.parse()?),
+        ["pattern", "verify"] => pattern::verify(),
+        [what @ ("hog" | "dirty" | "pattern"), "stop"] => load::stop(what),
         ["hog", "run", threads] => load::hog(threads.parse()?),
         ["dirty", "run", mib, mib_s] => load::dirty(mib.parse()?, mib_s.parse()?),
         ["calibrate"] => load::calibrate(),
         _ => Err("unknown; known are: serve, echo, work, calibrate, hog start THREADS, hog stop, \
-                  dirty start MIB MIB_S, dirty stop"
+                  dirty start MIB MIB_S, dirty stop, pattern start MIB MIB_S, pattern verify, pattern stop"
             .into()),
     }
 }

@@ -1,0 +1,113 @@
+//! The words that a row of the table is made of.
+
+use super::moment::Moment;
+
+/// Who wants the move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Initiator {
+    /// `coms migrate` in the guest.
+    Customer,
+    /// `comsctl migrate` on the host.
+    Operator,
+}
+
+/// One end of the move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    Source,
+    Destination,
+}
+
+/// What is done. Everything is whole again before the row ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing: the move itself.
+    None,
+    /// kill -9; started again a second later.
+    KillBroker(End),
+    /// kill -9; started again when the guest runs at the destination (or after 20 s).
+    KillBrokerUntilArrived(End),
+    /// SIGTERM; it must be gone within 5 s. Started again a second later.
+    TermBroker(End),
+    /// kill -9; the guest's init starts it again.
+    KillAgent,
+    /// kill -9; started again a second later.
+    KillLibvirtd(End),
+    /// SIGTERM; started again at once.
+    RestartLibvirtd(End),
+    /// kill -9 of the QEMU that receives the guest, or has received it.
+    KillDestinationQemu,
+    /// The destination's libvirtd does not get to say the last word: its QEMU is killed before Finish.
+    KillDestinationQemuBeforeFinish,
+    /// The source's libvirtd is killed in switch-over, while the destination's hangs. The latter goes on when the
+    /// broker has had time to judge what it sees.
+    LeavePausedCopy,
+    /// The network between the hosts is cut for so many seconds.
+    Cut { seconds: u64 },
+    /// `virsh domjobabort`, past the brokers.
+    AbortByVirsh,
+    /// `coms cancel`
+    CancelByGuest,
+    /// `comsctl cancel`
+    CancelByOperator,
+}
+
+/// What becomes of the VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expect {
+    /// It runs at the destination, and whoever asked heard so.
+    Moves,
+    /// It runs at the source. The guest heard one of these (`event` or `event:reason`), or, where this list is
+    /// empty, nothing, because nobody there had asked and nothing had moved.
+    Stays(&'static [&'static str]),
+    /// Both are right: why.
+    Either(&'static str),
+    /// It is dead, as after any crash of its QEMU: no copy of it runs anywhere.
+    Dies,
+}
+
+/// The host's limits of a row, beyond the usual ones.
+pub type Limits = &'static str;
+
+/// One row.
+#[derive(Debug, Clone, Copy)]
+pub struct Row {
+    pub initiator: Initiator,
+    pub at: Moment,
+    pub fault: Fault,
+    pub expect: Expect,
+    /// Lines of `[limits]`.
+    pub limits: Limits,
+    /// Memory that the guest rewrites per second beside its pattern, so that copying does not end.
+    pub dirty_mib_s: u32,
+    /// Also run by `make test`.
+    pub sample: bool,
+}
+
+impl Row {
+    pub const fn new(initiator: Initiator, at: Moment, fault: Fault, expect: Expect) -> Row {
+        Row { initiator, at, fault, expect, limits: "", dirty_mib_s: 0, sample: false }
+    }
+
+    /// Run by `make test` too.
+    pub const fn sampled(self) -> Row {
+        Row { sample: true, ..self }
+    }
+
+    pub const fn limits(self, limits: Limits) -> Row {
+        Row { limits, ..self }
+    }
+
+    pub const fn dirtying(self, mib_s: u32) -> Row {
+        Row { dirty_mib_s: mib_s, ..self }
+    }
+
+    /// As the table and the filter `COMS_FAULTS` have it.
+    pub fn name(&self) -> String {
+        let who = match self.initiator {
+            Initiator::Customer => "customer",
+            Initiator::Operator => "operator",
+        };
+        format!("{who} | {} {} | {:?}", self.at.step, self.at.name, self.fault)
+    }
+}
