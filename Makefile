@@ -7,12 +7,13 @@ CARGO ?= cargo
 # rustc-web's cargo and the lab's nested builds must not inherit a caller's directories.
 unexport CARGO_TARGET_DIR
 
-.PHONY: help setup build demo test test-quick test-lab lint fuzz clean
+.PHONY: help setup build demo test test-quick test-lab test-faults lint fuzz clean
 
 help:
 	@echo "make demo        a VM saves itself from noisy neighbours (needs root; < 5 min after building)"
 	@echo "make test        every test, on real libvirt hosts and guests (needs root; < 20 min)"
 	@echo "make test-quick  the tests that need no root and no VM"
+	@echo "make test-faults every row of the fault table, a sample of which is part of make test"
 	@echo "make lint        rustfmt and clippy"
 	@echo "make build       the programs, into target/release"
 	@echo "make fuzz        search the wire for a crash (needs cargo-fuzz and a nightly toolchain)"
@@ -34,6 +35,10 @@ test-quick:
 # One lab after the other: each has the machine's CPUs to itself.
 test-lab: setup
 	$(CARGO) test -p coms-lab -p coms-story -- --test-threads=1
+
+# Every row of the fault table, a sample of which is part of `make test`. FAULTS=words picks rows by their name.
+test-faults: setup
+	COMS_FAULTS=$${FAULTS:-all} $(CARGO) test -p coms-story --test fault_table -- --nocapture
 
 lint:
 	$(CARGO) fmt --all --check

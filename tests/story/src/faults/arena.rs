@@ -11,7 +11,7 @@ use serde_json::Value;
 use std::time::{Duration, Instant};
 
 /// Slow enough that copying takes seconds, and faults find it under way.
-const LINK_MBIT: u32 = 200;
+const LINK_MBIT: u32 = 400;
 const PATTERN_MIB: u32 = 16;
 const PATTERN_MIB_S: u32 = 4;
 /// What a program in the flow may take to reach the row's moment.
@@ -58,7 +58,7 @@ impl Arena {
         if let Err(e) = self.play(row, &mut got, &mut wrong) {
             wrong.push(format!("{e}"));
         }
-        Line { row: *row, got, wrong, seconds: start.elapsed().as_secs_f64() }
+        Line { row: *row, got, wrong, seconds: start.elapsed().as_secs_f64(), lost_before: None }
     }
 
     fn play(&mut self, row: &Row, got: &mut String, wrong: &mut Vec<String>) -> Result<()> {
@@ -177,7 +177,10 @@ impl Arena {
         };
         let pid = self.stage.broker(i).ok_or("no broker to stop")?.pid();
         let reached = wait("a broker to reach the row's moment", MOMENT_S, || Ok(is_stopped(pid)));
-        reached.map_err(|e| format!("{e}\n{}", self.stage.logs()))?;
+        if reached.is_err() {
+            println!("{}", self.stage.logs());
+        }
+        reached?;
         Ok(Some(pid))
     }
 
@@ -208,12 +211,12 @@ impl Arena {
         Ok(())
     }
 
-    /// Ends after all rows, well or not.
-    pub fn finish(self, well: bool) -> Result<()> {
-        if well { self.stage.finish(&[&self.guest]) } else { Ok(()) }
+    /// Ends after all rows.
+    pub fn finish(self) -> Result<()> {
+        self.stage.finish(&[&self.guest])
     }
 
-    /// Kills a broker that still stands still, so that nothing waits for it.
+    /// Ends after a row that failed: nobody waits for a broker that still stands still.
     pub fn wreck(mut self) {
         for i in 0..2 {
             let _ = self.stage.stop_broker(i, Signal::KILL);

@@ -56,20 +56,31 @@ pub fn settle(arena: &Arena, ends: Ends, row: &Row, asked: &Asked, heard_before:
         });
     }
     let mut last = String::new();
-    arena
-        .stage
-        .wait("everything to settle", SETTLED_S, || {
-            let unsettled = unsettled(arena, ends, row, asked, heard_before);
-            last = match &unsettled {
-                Ok(what) => what.clone().unwrap_or_default(),
-                Err(e) => e.to_string(),
-            };
-            Ok(matches!(unsettled, Ok(None)))
-        })
-        .map_err(|e| format!("not settled: {last}\n{e}"))?;
+    let settled = wait("everything to settle", SETTLED_S, || {
+        if let Some(why) = memory_was_lost(arena) {
+            return Ok(true).inspect(|_| last = why);
+        }
+        let unsettled = unsettled(arena, ends, row, asked, heard_before);
+        last = match &unsettled {
+            Ok(what) => what.clone().unwrap_or_default(),
+            Err(e) => e.to_string(),
+        };
+        Ok(matches!(unsettled, Ok(None)))
+    });
+    if settled.is_err() || !last.is_empty() {
+        println!("{}", arena.stage.logs());
+        return Err(format!("not settled: {last}").into());
+    }
     // An answer too many would come about now.
     std::thread::sleep(std::time::Duration::from_millis(1500));
     look(arena, ends, asked.request, heard_before, row.initiator)
+}
+
+/// The guest's kernel fell over something that it had not written.
+pub fn memory_was_lost(arena: &Arena) -> Option<String> {
+    let console = arena.guest.console_text();
+    let line = console.lines().find(|l| l.contains("BUG: ") || l.contains("Kernel panic"))?;
+    Some(format!("memory: the guest's kernel: {line}"))
 }
 
 /// What is still under way, if anything is.
@@ -141,10 +152,9 @@ fn told_of(heard: &[Value], request: Option<u64>, initiator: Initiator) -> Vec<S
     let last_word = |e: &&Value| FINALS.iter().any(|name| e["event"] == *name);
     let words = |e: &Value| {
         let event = e["event"].as_str().unwrap_or_default();
-        match e["reason"].as_str().or(e["why"].as_str()).filter(|_| event != "completed") {
-            Some(why) => format!("{event}:{why}"),
-            None => event.to_owned(),
-        }
+        // A refusal has a reason of its own; elsewhere `reason` is why the guest had asked.
+        let why = if event == "denied" { &e["reason"] } else { &e["why"] };
+        why.as_str().map_or_else(|| event.to_owned(), |why| format!("{event}:{why}"))
     };
     heard.iter().filter(last_word).filter(about).map(words).collect()
 }
