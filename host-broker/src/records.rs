@@ -137,3 +137,31 @@ impl MoveRecord {
         }
     }
 }
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    pub fn record(id: u64, uuid: u128, state: MoveState) -> MoveRecord {
+        MoveRecord {
+            migration: MigrationId(id),
+            domain: "vm".into(),
+            uuid: Uuid::from_u128(uuid),
+            initiator: Initiator::Customer,
+            request: None,
+            from: None,
+            to: None,
+            state,
+            reason: None,
+            detail: None,
+            considered: Vec::new(),
+            received_unix_ms: id,
+            request_to_call_ms: None,
+            resumed_to_told_ms: None,
+            ended_unix_ms: Some(id),
+            figures: Figures::default(),
+            bytes_remaining: None,
+            steps: Vec::new(),
+        }
+    }
+}

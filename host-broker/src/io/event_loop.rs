@@ -70,6 +70,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
             super::stop_here::before("action", &action);
             executor.start(action);
         }
+        executor.tell_left_out();
     }
     info!("coms-broker stops; migrations under way go on in libvirt");
     executor.farewell().await;

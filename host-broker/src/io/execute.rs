@@ -1,8 +1,10 @@
 //! Starts what was decided. Each action is a task of its own; its result comes back as an event.
 
 use super::control_socket::Callers;
+use super::event_loop::Clock;
 use super::guest_links::Links;
 use super::libvirt::Libvirt;
+use super::log_limit::LogLimit;
 use super::state::State;
 use crate::action::{Action, Level};
 use crate::config::Config;
@@ -30,6 +32,8 @@ pub struct Executor {
     callers: Callers,
     state: State,
     me: String,
+    clock: Clock,
+    log_limit: LogLimit,
 }
 
 impl Executor {
@@ -42,7 +46,16 @@ impl Executor {
         config: &Config,
     ) -> Self {
         let links = Links::new(words, config.record_links.clone());
-        Self { links, libvirt, tx, callers, state, me: config.me.name.clone() }
+        Self {
+            links,
+            libvirt,
+            tx,
+            callers,
+            state,
+            me: config.me.name.clone(),
+            clock: Clock::start(),
+            log_limit: LogLimit::default(),
+        }
     }
 
     pub fn start(&mut self, action: Action) {
@@ -117,6 +130,14 @@ impl Executor {
             Action::Reply { caller, reply } => self.callers.reply(caller, &reply),
             Action::Record(record) => self.state.append(&record),
             Action::Log { level, guest, text } => {
+                // Alarms are few by themselves: each is raised once.
+                let limited = level != Level::Alarm;
+                if let Some(guest) = guest
+                    && limited
+                    && !self.log_limit.admits(self.clock.mono(), guest)
+                {
+                    return;
+                }
                 let guest = guest.map(tracing::field::display);
                 match level {
                     Level::Info => info!(guest, "{text}"),
@@ -124,6 +145,14 @@ impl Executor {
                     Level::Alarm => error!(guest, alarm = true, "{text}"),
                 }
             }
+        }
+    }
+
+    /// Says what the log does not show. For every turn of the loop.
+    pub fn tell_left_out(&mut self) {
+        for one in self.log_limit.left_out(self.clock.mono()) {
+            let last_s = one.last.as_secs();
+            info!(guest = %one.guest, "{} more lines about this guest were left out in the last {last_s} s", one.lines);
         }
     }
 

@@ -5,7 +5,9 @@ mod control_socket;
 mod event_loop;
 mod execute;
 pub mod guest_links;
+mod journal;
 pub mod libvirt;
+mod log_limit;
 mod state;
 #[cfg(feature = "faults")]
 mod stop_here;
