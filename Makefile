@@ -7,11 +7,15 @@ CARGO ?= cargo
 # rustc-web's cargo and the lab's nested builds must not inherit a caller's directories.
 unexport CARGO_TARGET_DIR
 
-.PHONY: help setup build demo test test-quick test-lab test-faults lint fuzz clean
+# Benches by name: make bench B="calls messages"; all of them without.
+B ?=
+
+.PHONY: help setup build demo bench test test-quick test-lab test-faults lint fuzz clean
 
 help:
 	@echo "make demo        a VM saves itself from noisy neighbours (needs root; < 5 min after building)"
 	@echo "make test        every test, on real libvirt hosts and guests (needs root; < 20 min)"
+	@echo "make bench       measures what is promised, into target/bench (needs root; about 40 min on a quiet machine)"
 	@echo "make test-quick  the tests that need no root and no VM"
 	@echo "make test-faults every row of the fault table, a sample of which is part of make test"
 	@echo "make lint        rustfmt and clippy"
@@ -26,6 +30,10 @@ build: setup
 
 demo: setup
 	$(CARGO) run --quiet --release -p coms-story --bin coms-demo -- $(S)
+
+bench:
+	@bash tests/setup.sh bench
+	$(CARGO) run --quiet --release -p coms-bench -- $(B)
 
 test: setup test-quick test-lab
 

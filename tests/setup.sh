@@ -5,6 +5,9 @@
 # busybox into target/lab-cache, unpacked there and never installed. It starts no service, and it
 # takes the libvirt packages that bring none: the lab runs its own libvirtd in namespaces.
 # With everything in place it changes nothing and ends at once.
+#
+# `tests/setup.sh bench` also makes what only `make bench` needs: a Debian guest with systemd and
+# qemu-guest-agent (about a minute, once).
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -23,6 +26,16 @@ readonly MODULES=(
   failover net_failover virtio_net virtio_balloon virtio_console
   inet_diag tcp_diag udp_diag
 )
+
+# What only the Debian guest of the benches needs: here ...
+readonly BENCH_PACKAGES=(debootstrap e2fsprogs)
+# ... in it ...
+readonly GUEST_PACKAGES=systemd,systemd-sysv,dbus,udev,iproute2,procps,qemu-guest-agent
+# ... and to find its disk. Order as above; these come after those.
+readonly DISK_MODULES=(
+  virtio_blk crc16 crc32c_generic libcrc32c mbcache jbd2 ext4 overlay
+)
+readonly WANTED=${1:-}
 
 say() { printf 'setup: %s\n' "$*"; }
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
@@ -45,9 +58,10 @@ rust_is_new_enough() {
 }
 
 missing_packages() {
-  local installed package
-  installed=$(dpkg-query -W -f '${Package} ${db:Status-Status}\n' "${PACKAGES[@]}" 2>/dev/null || true)
-  for package in "${PACKAGES[@]}"; do
+  local installed package wanted=("${PACKAGES[@]}")
+  [[ $WANTED == bench ]] && wanted+=("${BENCH_PACKAGES[@]}")
+  installed=$(dpkg-query -W -f '${Package} ${db:Status-Status}\n' "${wanted[@]}" 2>/dev/null || true)
+  for package in "${wanted[@]}"; do
     grep -qx "$package installed" <<<"$installed" || printf '%s\n' "$package"
   done
 }
@@ -88,14 +102,18 @@ download_package() { # download_package NAME: unpacks it below ./unpacked of the
 }
 
 # Everything is built beside the cache and moved in at the end: a half-done cache never counts.
-fill_cache() {
-  local work kernel version release modules name file
+begin_work() {
+  local work
   mkdir -p "$cache"
   work=$(mktemp -d "$cache/.new.XXXXXX")
   # shellcheck disable=SC2064  # the path is wanted as it is now
   trap "rm -rf '$work'" EXIT
   cd "$work"
+}
 
+# Unpacks the newest cloud kernel and leaves `ready/vmlinuz`, and `kernel`, `version`, `modules` set.
+unpack_kernel() {
+  local release
   refresh_lists
   kernel=$(apt-cache depends linux-image-cloud-amd64 2>/dev/null | awk '$1 == "Depends:" {print $2; exit}')
   if [[ -z $kernel ]]; then
@@ -105,9 +123,8 @@ fill_cache() {
   fi
   [[ -n $kernel ]] || fail 'apt knows no linux-image-cloud-amd64: is a Debian main archive in the apt sources?'
 
-  say "guest kernel: unpacking $kernel and busybox-static into target/lab-cache (not installed)"
+  say "guest kernel: unpacking $kernel into target/lab-cache (not installed)"
   download_package "$kernel"
-  download_package busybox-static
   version=$(dpkg-deb -f ./"$kernel"_*.deb Version)
   release=${kernel#linux-image-}
 
@@ -115,8 +132,11 @@ fill_cache() {
   [[ -d $modules ]] || modules=unpacked/usr/lib/modules/$release
   mkdir -p ready/modules
   cp "unpacked/boot/vmlinuz-$release" ready/vmlinuz
-  cp unpacked/bin/busybox ready/busybox 2>/dev/null || cp unpacked/usr/bin/busybox ready/busybox
-  for name in "${MODULES[@]}"; do
+}
+
+take_modules() { # take_modules NAME...: copies them from `modules`, in this order
+  local name file
+  for name in "$@"; do
     file=$(find "$modules/kernel" -name "$name.ko*" -print -quit)
     if [[ -z $file ]]; then
       grep -q "/$name\.ko$" "$modules/modules.builtin" && continue
@@ -128,6 +148,15 @@ fill_cache() {
     esac
     printf '%s\n' "$name" >>ready/modules/ORDER
   done
+}
+
+fill_cache() {
+  local kernel version modules
+  begin_work
+  unpack_kernel
+  download_package busybox-static
+  cp unpacked/bin/busybox ready/busybox 2>/dev/null || cp unpacked/usr/bin/busybox ready/busybox
+  take_modules "${MODULES[@]}"
   printf '%s %s\n' "$kernel" "$version" >ready/VERSION
   printf '%s\n' "${MODULES[@]}" >ready/WANTED
 
@@ -136,6 +165,40 @@ fill_cache() {
   ln -sfn "kernel-$version" "$cache/kernel.new"
   mv -T "$cache/kernel.new" "$cache/kernel"
 }
+
+# The machine's own Debian archive: debootstrap looks for none by itself.
+debian_mirror() {
+  apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' 2>/dev/null |
+    awk -v suite="$1" '($2 == suite) && $3 == "main" {print $1; exit}'
+}
+
+# A root file system on a disk image that nobody writes to: each guest lays a tmpfs over it, so one image serves
+# all guests on all hosts, and libvirt moves them as it moves any VM whose disks are read-only.
+make_debian() {
+  local kernel version modules suite mirror
+  # shellcheck source=/dev/null
+  suite=$(. /etc/os-release && printf %s "${VERSION_CODENAME:-}")
+  mirror=$(debian_mirror "$suite")
+  [[ -n $mirror ]] || fail "apt's sources name no Debian archive with $suite main: needed for the benches' Debian guest"
+  begin_work
+  unpack_kernel
+  take_modules "${MODULES[@]}" "${DISK_MODULES[@]}"
+  say "Debian guest: $suite from $mirror (about a minute)"
+  debootstrap --variant=minbase --include="$GUEST_PACKAGES" "$suite" root "$mirror" >debootstrap.log 2>&1 ||
+    { tail -n 20 debootstrap.log >&2; fail 'debootstrap failed (its last words are above)'; }
+  # No password, no ssh: nobody logs in. The console is for the journal.
+  : >root/etc/fstab
+  printf 'uninitialized\n' >root/etc/machine-id
+  rm -rf root/var/cache/apt/archives/*.deb root/var/lib/apt/lists/* root/usr/share/doc root/usr/share/locale
+  mkdir -p root/var/lib/coms root/etc/coms
+  mke2fs -q -t ext4 -L debian -d root ready/disk.img 900M >/dev/null
+  printf '%s %s %s %s\n' "$suite" "$mirror" "$kernel" "$version" >ready/VERSION
+  debian_wanted >ready/WANTED
+  rm -rf "${cache:?}/debian"
+  mv ready "$cache/debian"
+}
+
+debian_wanted() { printf '%s\n' "$GUEST_PACKAGES" "${MODULES[@]}" "${DISK_MODULES[@]}"; }
 
 mapfile -t missing < <(missing_packages)
 if ! rust_is_new_enough; then
@@ -156,4 +219,7 @@ fi
 cached_modules=$(cat "$cache/kernel/WANTED" 2>/dev/null || true)
 if [[ $cached_modules != "$(printf '%s\n' "${MODULES[@]}")" || ! -s $cache/kernel/vmlinuz ]]; then
   (fill_cache)
+fi
+if [[ $WANTED == bench && $(cat "$cache/debian/WANTED" 2>/dev/null || true) != "$(debian_wanted)" ]]; then
+  (make_debian)
 fi

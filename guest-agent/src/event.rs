@@ -128,10 +128,12 @@ pub struct Ping {
     pub interval_ms: u32,
     /// After the last one was sent, wait this long for what is missing, in seconds.
     pub wait_s: u32,
+    /// Report each round trip's time, not only how they are spread.
+    pub times: bool,
 }
 
 impl Default for Ping {
     fn default() -> Self {
-        Self { count: 5, interval_ms: 200, wait_s: 60 }
+        Self { count: 5, interval_ms: 200, wait_s: 60, times: false }
     }
 }

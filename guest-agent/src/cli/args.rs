@@ -91,6 +91,9 @@ pub(crate) struct Ping {
     /// After the last one, wait this long for what is missing, in seconds
     #[arg(long, default_value_t = 60, value_name = "S")]
     pub wait_s: u32,
+    /// With --json: the time of each round trip too, in microseconds, as the answers came
+    #[arg(long)]
+    pub times: bool,
 }
 
 fn seconds(text: &str) -> Result<u32, String> {

@@ -91,7 +91,12 @@ fn run(args: &Args) -> Result<bool, Trouble> {
             Ok(wait(args, &mut client, &answer, stage)? != "completed")
         }
         Wanted::Ping(wanted) => {
-            let ping = Ping { count: wanted.count, interval_ms: wanted.interval_ms, wait_s: wanted.wait_s };
+            let ping = Ping {
+                count: wanted.count,
+                interval_ms: wanted.interval_ms,
+                wait_s: wanted.wait_s,
+                times: wanted.times,
+            };
             client.say(&Command::Ping(ping))?;
             let mut progress = Progress::new();
             loop {

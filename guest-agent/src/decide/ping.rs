@@ -137,7 +137,7 @@ impl Run {
         };
         let mut lost: Vec<_> = self.waiting.iter().map(|s| s.number.wrapping_sub(self.first) + 1).collect();
         lost.sort_unstable();
-        json!({
+        let mut report = json!({
             "ok": lost.is_empty() && self.doubled == 0,
             "sent": self.sent,
             "answered": self.answered.len(),
@@ -148,6 +148,10 @@ impl Run {
             "rtt_p50_us": at(500),
             "rtt_p99_us": at(990),
             "rtt_max_us": times.last(),
-        })
+        });
+        if self.wanted.times {
+            report["rtt_us"] = json!(self.times_us);
+        }
+        report
     }
 }

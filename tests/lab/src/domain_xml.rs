@@ -2,7 +2,11 @@
 
 use std::{net::Ipv4Addr, path::Path};
 
-use crate::{guest::GuestConfig, requirements::kernel_dir};
+use crate::{
+    debian,
+    guest::{GuestConfig, System},
+    requirements::kernel_dir,
+};
 
 /// The port that the agent talks through.
 const PORT: &str = "org.coms.agent.0";
@@ -15,12 +19,24 @@ pub(crate) fn console_path(name: &str) -> String {
 /// The same on every host: nothing in it names one.
 pub(crate) fn domain_xml(config: &GuestConfig, uuid: &str, initrd: &Path) -> String {
     let name = &config.name;
-    let kernel = kernel_dir();
-    let channel = if config.port {
-        format!("<channel type='unix'><target type='virtio' name='{PORT}'/></channel>")
-    } else {
-        String::new()
+    let (kernel, disk, options) = match config.system {
+        System::Busybox => (kernel_dir(), String::new(), ""),
+        // Read-only, which libvirt holds to be safe to migrate wherever the file is.
+        System::Debian => (
+            debian::dir(),
+            format!(
+                "<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{}'/>\
+                 <target dev='vda' bus='virtio'/><readonly/></disk>",
+                debian::disk().display()
+            ),
+            // The address is the one that PID 1 gave to eth0.
+            " net.ifnames=0 systemd.show_status=no",
+        ),
     };
+    let ports = config.port.then_some(PORT).into_iter().chain(config.more_ports.iter().map(String::as_str));
+    let channels: String = ports
+        .map(|port| format!("<channel type='unix'><target type='virtio' name='{port}'/></channel>"))
+        .collect();
     let metadata = match config.metadata_xml.as_str() {
         "" => String::new(),
         xml => format!("<metadata>{xml}</metadata>"),
@@ -36,7 +52,7 @@ pub(crate) fn domain_xml(config: &GuestConfig, uuid: &str, initrd: &Path) -> Str
     <type arch='x86_64' machine='pc-i440fx-7.2'>hvm</type>
     <kernel>{kernel}/vmlinuz</kernel>
     <initrd>{initrd}</initrd>
-    <cmdline>console=ttyS0 quiet panic=0 rdinit=/init tsc=unstable</cmdline>
+    <cmdline>console=ttyS0 quiet panic=0 rdinit=/init tsc=unstable{options}</cmdline>
   </os>
   <features><acpi/></features>
   <on_poweroff>destroy</on_poweroff>
@@ -44,6 +60,7 @@ pub(crate) fn domain_xml(config: &GuestConfig, uuid: &str, initrd: &Path) -> Str
   <on_crash>destroy</on_crash>
   <devices>
     <controller type='usb' model='none'/>
+    {disk}
     <interface type='bridge'>
       <mac address='{mac}'/>
       <source bridge='guests'/>
@@ -51,7 +68,7 @@ pub(crate) fn domain_xml(config: &GuestConfig, uuid: &str, initrd: &Path) -> Str
       <rom enabled='no'/>
     </interface>
     <serial type='file'><source path='{console}' append='on'/></serial>
-    {channel}
+    {channels}
     <video><model type='none'/></video>
     <memballoon model='virtio' freePageReporting='on'/>
   </devices>

@@ -28,7 +28,13 @@ pub struct GuestSpec {
     pub workload: Option<Workload>,
     /// Threads that burn CPU from the start.
     pub hog_threads: u32,
+    /// Go on with the root file system on the first disk instead of this one.
+    #[serde(default)]
+    pub from_disk: bool,
 }
+
+/// What a guest that goes on from its disk puts into the file system there first.
+pub const ADDED_DIR: &str = "/added";
 
 /// How the agent is started.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

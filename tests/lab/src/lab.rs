@@ -56,12 +56,20 @@ pub struct Lab {
     inner: Arc<Inner>,
 }
 
+/// What is put into the guests.
+pub(crate) struct Programs {
+    pub(crate) guest: PathBuf,
+    pub(crate) agent: Option<PathBuf>,
+    pub(crate) cli: Option<PathBuf>,
+}
+
 /// What hosts, guests and clients share.
 pub(crate) struct Inner {
     pub(crate) id: String,
     pub(crate) run_dir: PathBuf,
     log_dir: PathBuf,
     pub(crate) fabric: Fabric,
+    pub(crate) programs: Programs,
     hosts: OnceLock<Vec<Host>>,
     control: OnceLock<Client>,
     guardian: Mutex<Option<Guardian>>,
@@ -92,6 +100,11 @@ impl Lab {
                 run_dir,
                 log_dir,
                 fabric,
+                programs: Programs {
+                    guest: guest_bin.clone(),
+                    agent: config.agent.clone(),
+                    cli: config.cli.clone(),
+                },
                 hosts: OnceLock::new(),
                 control: OnceLock::new(),
                 guardian: Mutex::new(Some(guardian)),

@@ -2,14 +2,14 @@
 
 use std::{
     fs,
-    os::unix::fs::symlink,
+    os::unix::{fs::symlink, process::CommandExt as _},
     path::Path,
     process::Command,
     thread,
     time::{Duration, Instant},
 };
 
-use coms_lab::guest_spec::{GuestSpec, SPEC_PATH};
+use coms_lab::guest_spec::{ADDED_DIR, GuestSpec, SPEC_PATH};
 
 use crate::Outcome;
 
@@ -47,6 +47,9 @@ fn set_up() -> Outcome {
     busybox(&["ip", "link", "set", "eth0", "up"])?;
     // Whoever asks is on this link: clients may have any address.
     busybox(&["ip", "route", "add", "default", "dev", "eth0"])?;
+    if spec.from_disk {
+        return go_on_from_disk();
+    }
     thread::spawn(name_ports);
     for service in ["echo", "serve"] {
         Command::new("/init").arg(service).spawn()?;
@@ -59,6 +62,28 @@ fn set_up() -> Outcome {
     }
     println!("coms-lab-guest: {} is up", spec.name);
     Ok(())
+}
+
+/// Hands over to the init of the system on the disk, over which a tmpfs takes what is written. Returns only if that
+/// fails.
+fn go_on_from_disk() -> Outcome {
+    const DISK: &str = "/dev/vda";
+    wait_for(Path::new(DISK))?;
+    for dir in ["/disk", "/written", "/newroot"] {
+        fs::create_dir_all(dir)?;
+    }
+    busybox(&["mount", "-t", "ext4", "-o", "ro", DISK, "/disk"])?;
+    busybox(&["mount", "-t", "tmpfs", "tmpfs", "/written"])?;
+    fs::create_dir_all("/written/upper")?;
+    fs::create_dir_all("/written/work")?;
+    let layers = "lowerdir=/disk,upperdir=/written/upper,workdir=/written/work";
+    busybox(&["mount", "-t", "overlay", "-o", layers, "overlay", "/newroot"])?;
+    busybox(&["cp", "-a", &format!("{ADDED_DIR}/."), "/newroot/"])?;
+    for place in ["/tmp", "/run", "/dev", "/sys", "/proc"] {
+        busybox(&["umount", "-l", place])?;
+    }
+    let error = Command::new("/bin/busybox").args(["switch_root", "/newroot", "/sbin/init"]).exec();
+    Err(format!("switch_root: {error}").into())
 }
 
 pub(crate) fn read_spec() -> Result<GuestSpec, Box<dyn std::error::Error>> {

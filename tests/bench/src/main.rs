@@ -1,0 +1,98 @@
+//! `make bench`: measures what the product promises, on the lab, and keeps what it measured.
+//!
+//! A goal that is missed is a result: the exit status says only whether every bench could run. Samples of two sides
+//! are taken in turns, so that whatever drifts meets both.
+
+mod answers;
+mod calls;
+mod footprint;
+mod messages;
+mod part;
+mod pool;
+mod report;
+mod sessions;
+mod stats;
+
+use clap::Parser;
+use coms_story::Result;
+use part::Part;
+use std::process::ExitCode;
+use std::time::Instant;
+
+/// Measures the product on the lab (as root): migrate calls, messages, memory, wake-ups, delays.
+#[derive(Parser)]
+#[command(
+    name = "coms-bench",
+    after_help = "Benches: calls, messages, answers, sessions, footprint; all of them without a name.\n\
+How long: COMS_BENCH_PAIRS (40), COMS_BENCH_MESSAGES (10000), COMS_BENCH_MOVES (200), COMS_BENCH_BUSY_MOVES (60),\n\
+COMS_BENCH_SESSIONS (10000), COMS_BENCH_MINUTES (10).\n\n\
+Examples:\n  coms-bench\n  coms-bench calls sessions\n  COMS_BENCH_PAIRS=2 coms-bench calls\n\n\
+Exit status: 0 measured (also where a goal was missed), 1 a bench could not run, 2 wrong usage."
+)]
+struct Args {
+    /// Which benches; all without a name
+    benches: Vec<String>,
+    /// What a bench runs in a host or beside it
+    #[command(subcommand)]
+    part: Option<Part>,
+}
+
+struct Bench {
+    name: &'static str,
+    run: fn() -> Result<(serde_json::Value, Vec<report::Finding>)>,
+}
+
+const BENCHES: [Bench; 5] = [
+    Bench { name: "calls", run: calls::run },
+    Bench { name: "messages", run: messages::run },
+    Bench { name: "answers", run: answers::run },
+    Bench { name: "sessions", run: sessions::run },
+    Bench { name: "footprint", run: footprint::run },
+];
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    if let Some(part) = args.part {
+        return part::run(part);
+    }
+    let is_unknown = |name: &&String| !BENCHES.iter().any(|b| b.name == **name);
+    if let Some(unknown) = args.benches.iter().find(is_unknown) {
+        let names: Vec<_> = BENCHES.iter().map(|b| b.name).collect();
+        eprintln!("coms-bench: no bench `{unknown}`; there are: {}", names.join(", "));
+        return ExitCode::from(2);
+    }
+    let wanted = |bench: &&Bench| args.benches.is_empty() || args.benches.iter().any(|b| b == bench.name);
+    let mut status = ExitCode::SUCCESS;
+    for bench in BENCHES.iter().filter(wanted) {
+        let begun = Instant::now();
+        println!("bench {}: accel=tcg ...", bench.name);
+        let done = (bench.run)()
+            .and_then(|(raw, findings)| report::write(bench.name, &raw, &findings).map(|()| findings));
+        match done {
+            Ok(_) => println!("bench {}: done in {} s", bench.name, begun.elapsed().as_secs()),
+            Err(error) => {
+                eprintln!("coms-bench: {} could not run: {error}", bench.name);
+                status = ExitCode::FAILURE;
+            }
+        }
+    }
+    match report::table() {
+        Ok(table) => print!("\n{table}"),
+        Err(error) => {
+            eprintln!("coms-bench: no table: {error}");
+            status = ExitCode::FAILURE;
+        }
+    }
+    status
+}
+
+/// How often or how long, from the environment or as the goal asks.
+fn amount(name: &str, default: usize) -> Result<usize> {
+    match std::env::var(name) {
+        Err(_) => Ok(default),
+        Ok(text) => match text.parse() {
+            Ok(n) if n > 0 => Ok(n),
+            Ok(_) | Err(_) => Err(format!("{name}={text}: must be a number above 0").into()),
+        },
+    }
+}
