@@ -18,7 +18,7 @@ readonly MIN_RUST=1.95
 readonly PACKAGES=(
   qemu-system-x86 libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients libvirt-dev
   iproute2 util-linux mount procps kmod gnutls-bin xz-utils
-  gcc libc6-dev pkg-config ca-certificates
+  gcc libc6-dev pkg-config ca-certificates python3
 )
 # Modules of the guest, in the order in which insmod must see them.
 readonly MODULES=(
