@@ -34,6 +34,8 @@ pub fn look(uri: &str) -> Result<Vec<Seen>, String> {
     let uri = uri.to_owned();
     let (tx, rx) = mpsc::channel();
     std::thread::spawn(move || {
+        // libvirt would print its errors itself; they are in the finding.
+        virt::error::clear_error_callback();
         let seen = Connect::open_read_only(Some(&uri)).and_then(|conn| {
             let all = conn.list_all_domains(0)?;
             // One that is undefined meanwhile is no finding.

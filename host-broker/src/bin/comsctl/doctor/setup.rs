@@ -46,7 +46,8 @@ pub fn certificates(config: &Config, pki: &Path) -> Vec<Finding> {
     let uses_tls = |uri: &str| {
         let scheme = uri.split_once("://").map_or("", |(scheme, _)| scheme);
         // TLS is also what libvirt takes where a remote URI names no transport.
-        scheme.ends_with("+tls") || !scheme.contains('+')
+        // With `pkipath` the files are elsewhere, named as the caller likes.
+        (scheme.ends_with("+tls") || !scheme.contains('+')) && !uri.contains("pkipath=")
     };
     let peers: Vec<&str> =
         config.peers.iter().filter(|p| uses_tls(&p.libvirt)).map(|p| p.name.as_str()).collect();
@@ -207,6 +208,8 @@ mod tests {
         assert_eq!(failed(&good()), 1, "the key is empty");
         let tcp = Config::parse(Path::new(FILE), &GOOD.replace("+tls", "+tcp")).unwrap();
         assert_eq!(certificates(&tcp, &pki), []);
+        let elsewhere = GOOD.replace("h2/system", "h2/system?pkipath=/srv/pki");
+        assert_eq!(certificates(&Config::parse(Path::new(FILE), &elsewhere).unwrap(), &pki), []);
         std::fs::remove_dir_all(&pki).unwrap();
     }
 
