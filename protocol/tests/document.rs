@@ -167,6 +167,30 @@ fn every_limit_is_on_the_page() {
     }
 }
 
+/// The broker's bounds, which are not this crate's: read where they are declared.
+#[test]
+fn what_the_host_bounds_is_on_the_page() {
+    let io = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../host-broker/src/io");
+    let budget = std::fs::read_to_string(io.join("budget.rs")).unwrap();
+    let links = std::fs::read_to_string(io.join("guest_links.rs")).unwrap();
+    let requests = std::fs::read_to_string(io.join("../config/raw.rs")).unwrap();
+    let page = section("## 8. What the host bounds").split_whitespace().collect::<Vec<_>>().join(" ");
+    for (source, declared, told) in [
+        (&budget, "OWN_PER_S: f64 = 16.0 * 1024.0;", "an income of 16 KiB a second"),
+        (&budget, "OWN_SAVED: f64 = 16.0 * 1024.0;", "may save up 16 KiB"),
+        (&budget, "SPARE_PER_S: f64 = 256.0 * 1024.0;", "256 KiB a second"),
+        (&budget, "SPARE_SAVED: f64 = 2.0 * 1024.0 * 1024.0;", "2 MiB saved up"),
+        (&links, "DECIDED: usize = 512;", "| 512 more |"),
+        (&links, "ANSWERED: usize = 64;", "| 64 more |"),
+        (&links, "WINDOW: usize = 1024;", "the newest 1 KiB"),
+        (&links, "OUTBOX: usize = 32;", "32 before them"),
+        (&requests, "requests_per_minute: 6,", "6 unless configured"),
+    ] {
+        assert!(source.contains(declared), "PROTOCOL.md, section 8, rests on {declared:?}: mend both");
+        assert!(page.contains(told), "PROTOCOL.md, section 8, does not say {told:?}");
+    }
+}
+
 /// The example is the file's, and the bodies told below it are what is in the frames.
 #[test]
 fn the_example_is_golden() {

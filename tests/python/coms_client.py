@@ -239,11 +239,13 @@ class Agent:
                 self.session.send("request", **self.request)
         elif name in ("completed", "failed", "cancelled"):
             mine = mine or self.request is not None and m["migration"] == self.migration
-            again = m["migration"] in self.ended
-            self.ended.setdefault(m["migration"], name)
+            before = self.ended.get(m["migration"])
+            outranks = name == "completed" and before != "completed"
+            if before is None or outranks:
+                self.ended[m["migration"]] = name
             if mine:
                 return self.final(self.ended[m["migration"]], m)
-            if again:
+            if before is not None and not outranks:
                 return
             self.save()
         elif name in ("notice", "progress") and m["migration"] in self.ended:

@@ -267,6 +267,15 @@ class Life(unittest.TestCase):
         self.assertEqual(agent.hello()["waiting"], [])
         self.assertEqual(self.told, ["asked", "accepted", "resend", "completed", "accepted", "completed"])
 
+    def test_completed_outranks_a_cancel_of_what_had_joined(self):
+        self.agent.ask({"region": None, "avoid_this_host": False, "deadline_s": None, "max_downtime_ms": None, "never": []})
+        joined = {"request": self.agent.request["id"], "migration": "m0011223344556677"}
+        self.agent.hear("already_running", joined)
+        self.agent.hear("cancelled", {**MEANING["host_to_guest.264.cancelled"], **joined})
+        for _ in range(2):
+            self.agent.hear("completed", {**MEANING["host_to_guest.262.completed"], "request": None})
+        self.assertEqual(self.told, ["asked", "already_running", "cancelled", "completed"])
+
     def test_an_accepted_after_its_end_is_the_end(self):
         self.agent.ask({"region": None, "avoid_this_host": False, "deadline_s": None, "max_downtime_ms": None, "never": []})
         request = self.agent.request["id"]
