@@ -17,7 +17,7 @@ help:
 	@echo "make test        every test, on real libvirt hosts and guests (needs root; < 20 min)"
 	@echo "make bench       measures what is promised, into target/bench (needs root; about 40 min on a quiet machine)"
 	@echo "make test-quick  the tests that need no root and no VM"
-	@echo "make test-faults every row of the fault table, a sample of which is part of make test"
+	@echo "make test-faults every row of the fault table (not yet part of make test)"
 	@echo "make lint        rustfmt and clippy"
 	@echo "make build       the programs, into target/release"
 	@echo "make fuzz        search the wire for a crash (needs cargo-fuzz and a nightly toolchain)"
@@ -44,7 +44,7 @@ test-quick:
 test-lab: setup
 	$(CARGO) test -p coms-lab -p coms-story -- --test-threads=1
 
-# Every row of the fault table, a sample of which is part of `make test`. FAULTS=words picks rows by their name.
+# Every row of the fault table; not yet part of `make test`. FAULTS=words picks rows by their name.
 test-faults: setup
 	COMS_FAULTS=$${FAULTS:-all} $(CARGO) test -p coms-story --test fault_table -- --nocapture
 

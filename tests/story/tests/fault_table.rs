@@ -14,11 +14,7 @@ fn the_vm_runs_once_and_every_request_ends_once_whatever_goes_wrong() -> Result<
     let mut lines = Vec::new();
     let mut arena = None;
     for row in &rows {
-        let mut line = play(row, &mut arena)?;
-        if let Some(how) = line.lost_memory().cloned() {
-            println!("    again, because the emulator lost memory");
-            line = Line { lost_before: Some(how), ..play(row, &mut arena)? };
-        }
+        let line = play(row, &mut arena)?;
         lines.push(line);
         report::write(&lines)?;
     }
