@@ -37,6 +37,11 @@ pub enum Action {
     StartTicker,
     /// End it, and say what the worst delay was.
     StopTicker,
+    /// Do this much of the fixed work, aside, and say what it cost.
+    Work {
+        /// How much.
+        units: u32,
+    },
 }
 
 /// Something the customer hears.

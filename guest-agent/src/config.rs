@@ -84,6 +84,8 @@ pub struct Asking {
     pub settle: Duration,
     /// ... for this long, to see whether it helped.
     pub check: Duration,
+    /// Also when the guest's own load is what makes it slow.
+    pub ask_for_own_load: bool,
 }
 
 /// What a move should be like.

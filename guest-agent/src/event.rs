@@ -20,6 +20,8 @@ pub enum Event {
         /// How it went.
         outcome: Sample,
     },
+    /// The machine was measured.
+    Measured(Measured),
     /// A client on the socket wants something.
     Command {
         /// Who.
@@ -38,6 +40,36 @@ pub enum Event {
     Reloaded(Result<Box<Config>, String>),
     /// The moment that [`Agent::next_timeout`](crate::decide::Agent::next_timeout) named has come.
     Timer,
+}
+
+/// A fixed piece of work was done, between two looks at what the kernel counts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Measured {
+    /// Right before the work.
+    pub before: Counters,
+    /// Right after it.
+    pub after: Counters,
+    /// How much work.
+    pub units: u32,
+    /// CPU time of the thread that did it. None: it could not be done.
+    pub cost: Option<Duration>,
+}
+
+/// What the kernel had counted at a moment. Absent is unknown.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// The moment.
+    pub at: Duration,
+    /// Time in which some task of the guest waited for a CPU, in microseconds.
+    pub waited_us: Option<u64>,
+    /// More tasks want to run than there are CPUs, at this moment.
+    pub crowded: Option<bool>,
+    /// Time of all CPUs.
+    pub all_ticks: Option<u64>,
+    /// Time that the hypervisor says it kept away.
+    pub steal_ticks: Option<u64>,
+    /// Packets that came in.
+    pub packets: Option<u64>,
 }
 
 /// How a probe went.

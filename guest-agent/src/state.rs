@@ -3,6 +3,7 @@
 //! Times are wall clock (milliseconds since 1970); a monotonic clock would not survive a reboot. Nobody trusts
 //! them further than the configured waiting times allow.
 
+use crate::decide::blame::Usual;
 use crate::decide::effect::{Check, Effect};
 use crate::decide::request::Life;
 use coms_protocol::types::{
@@ -50,6 +51,9 @@ pub struct State {
     /// A move whose effect is still to be measured.
     #[serde(default)]
     pub check: Option<Check>,
+    /// What is usual for this machine.
+    #[serde(default)]
+    pub usual: Option<Usual>,
 }
 
 /// An ended migration.
@@ -193,6 +197,7 @@ impl State {
             backoff_until_ms: 0,
             baselines: BTreeMap::new(),
             check: None,
+            usual: None,
         }
     }
 

@@ -88,6 +88,9 @@ pub(crate) fn status(v: &Value) -> String {
     if flag(v, "/measuring_effect") {
         out.push_str("           measuring whether it helped\n");
     }
+    if let Some(machine) = v.pointer("/machine") {
+        let _ = writeln!(out, "Machine    {}", self::machine(machine));
+    }
     let rows: Vec<_> = items(v, "/workloads")
         .map(|w| {
             let ms = |path| {
@@ -132,6 +135,26 @@ fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> String {
         let _ = writeln!(out, "{}", cells.join("  ").trim_end());
     }
     out
+}
+
+/// What slows the workloads, and the figures that say so.
+fn machine(m: &Value) -> String {
+    let mut out = match text(m, "/verdict").as_str() {
+        "host" => "the host slows it: ".to_owned(),
+        "own" => "its own load slows it: ".to_owned(),
+        "unclear" => "what slows it is unclear: ".to_owned(),
+        _ => String::new(),
+    };
+    if_known(&mut out, "", m, "/why", "; ");
+    if_known(&mut out, "calibration ", m, "/calibration_us", " µs");
+    if_known(&mut out, " (usually ", m, "/calibration_usual_us", ")");
+    if_known(&mut out, ", steal ", m, "/steal_permille", " ‰");
+    if_known(&mut out, ", tasks wait ", m, "/own_wait_permille", " ‰");
+    if_known(&mut out, " (usually ", m, "/own_wait_usual_permille", ")");
+    if_known(&mut out, ", packets/s ", m, "/packets_per_s", "");
+    if_known(&mut out, " (usually ", m, "/packets_usual_per_s", ")");
+    let out = out.trim_start_matches(", ");
+    if out.is_empty() { "not measured yet".to_owned() } else { out.to_owned() }
 }
 
 /// One line of the history.

@@ -101,6 +101,7 @@ fn asking(raw: &raw::Asking) -> Checked<Asking> {
         backoff_max: seconds("asking.backoff_max_s", raw.backoff_max_s, 1, 30 * DAY_S)?,
         settle: seconds("asking.settle_s", raw.settle_s, 0, 3600)?,
         check: seconds("asking.check_s", raw.check_s, 1, 3600)?,
+        ask_for_own_load: raw.ask_for_own_load,
     };
     if asking.backoff_max < asking.backoff {
         return bad(

@@ -29,6 +29,7 @@ pub const EVENTS: &[&str] = &[
     "workload_learned",
     "workload_recovered",
     "workload_slow",
+    "workload_slow_by_itself",
     "workload_working",
 ];
 

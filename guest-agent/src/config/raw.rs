@@ -85,11 +85,19 @@ pub(super) struct Asking {
     pub backoff_max_s: u64,
     pub settle_s: u64,
     pub check_s: u64,
+    pub ask_for_own_load: bool,
 }
 
 impl Default for Asking {
     fn default() -> Self {
-        Self { cooldown_s: 900, backoff_s: 60, backoff_max_s: 3600, settle_s: 5, check_s: 30 }
+        Self {
+            cooldown_s: 900,
+            backoff_s: 60,
+            backoff_max_s: 3600,
+            settle_s: 5,
+            check_s: 30,
+            ask_for_own_load: false,
+        }
     }
 }
 

@@ -148,6 +148,7 @@ impl Agent {
             "place": self.link.place,
             "enabled": self.link.place.as_ref().map(|_| self.link.enabled),
             "workloads": workloads,
+            "machine": self.machine(now.mono),
             "request": request,
             "moving": moving,
             "measuring_effect": self.measuring.is_some(),

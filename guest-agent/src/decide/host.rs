@@ -7,7 +7,7 @@ use crate::action::{Action, Audience};
 use crate::state::{Gap, Outcome, Record};
 use coms_protocol::host_to_guest::{Completed, HostHello, Notice, Progress};
 use coms_protocol::session::{Event as Session, EventOf, Now};
-use coms_protocol::types::{Figures, Initiator, MigrationId, Place, RequestId};
+use coms_protocol::types::{DenyReason, Figures, Initiator, MigrationId, Place, RequestId};
 use coms_protocol::{Guest, GuestToHost, HostToGuest};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -87,7 +87,26 @@ impl Agent {
                 self.end_moving(now);
                 let why = Some(m.reason.name().to_owned());
                 self.remember(now, Some(&asking), Ending { why, ..Ending::of(Outcome::Denied) });
-                self.back_off(now, &asking, m.retry_after_s);
+                match m.reason {
+                    DenyReason::OthersFirst | DenyReason::Paused => self.wait_for_turn(now, &asking, &m),
+                    DenyReason::NotEnabled
+                    | DenyReason::Cooldown
+                    | DenyReason::TooManyMoves
+                    | DenyReason::NoDestination
+                    | DenyReason::NoDestinationInRegion
+                    | DenyReason::NoBetterHost
+                    | DenyReason::CannotMove
+                    | DenyReason::NoTechnique
+                    | DenyReason::Policy
+                    | DenyReason::DeadlinePassed
+                    | DenyReason::TooOften
+                    | DenyReason::HostTrouble
+                    | DenyReason::BadRequest
+                    | DenyReason::Busy
+                    | DenyReason::DestinationRefused
+                    | DenyReason::OwnLoad
+                    | DenyReason::Unknown(_) => self.back_off(now, &asking, m.retry_after_s),
+                }
                 let retry_s = self.backoff_until.saturating_sub(now.mono).as_secs();
                 let told = json!({ "request": m.request, "reason": m.reason, "retry_after_s": m.retry_after_s,
                     "next_automatic_request_s": (retry_s > 0).then_some(retry_s) });

@@ -3,11 +3,13 @@
 //! [`Agent::handle`] takes one event, then restores what must always hold ([`Agent::settle`]): what is due is
 //! done, the hello names what still waits, and whatever must be remembered is saved *before* anything is said.
 
+pub mod blame;
 mod cancel;
 pub mod clock;
 mod customer;
 pub mod effect;
 mod host;
+mod own_load;
 pub mod ping;
 mod reload;
 pub mod request;
@@ -21,6 +23,7 @@ pub(crate) use host::rfc3339;
 
 use crate::event::{Event, PortState};
 use crate::state::{Final, State};
+use blame::Blame;
 use clock::Clocks;
 use coms_protocol::GuestToHost;
 use coms_protocol::guest_to_host::GuestHello;
@@ -28,6 +31,7 @@ use coms_protocol::host_to_guest::Progress;
 use coms_protocol::session::Now;
 use coms_protocol::types::{List, MigrationId, Place, RequestId, Text};
 use effect::{Before, Measuring};
+use own_load::Episode;
 use rule::Watch;
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
@@ -95,6 +99,10 @@ pub struct Agent {
     cancel_queued: Option<RequestId>,
     cooldown_until: Duration,
     backoff_until: Duration,
+    /// Then the rules begin anew: the host's word is that things may be different by then.
+    afresh_at: Option<Duration>,
+    blame: Blame,
+    episode: Option<Episode>,
     hello: GuestHello,
     /// Final words that were told; what was saved still has them until the next saving.
     told: Vec<u64>,
@@ -114,6 +122,9 @@ impl Agent {
             now.mono + Duration::from_millis(until_ms.saturating_sub(wall_ms)).min(most)
         };
         let mut agent = Self {
+            blame: Blame::new(state.usual.as_ref()),
+            episode: None,
+            afresh_at: None,
             cooldown_until: wait(state.cooldown_until_ms, config.asking.cooldown),
             backoff_until: wait(
                 state.backoff_until_ms,
@@ -168,6 +179,7 @@ impl Agent {
             Event::Link(event) => self.on_link(now, event),
             Event::Port(state) => self.link.port = Some(state),
             Event::Probe { workload, outcome } => self.on_probe(now, workload, &outcome),
+            Event::Measured(measured) => self.on_measured(&measured),
             Event::Command { client, command } => self.on_command(now, client, command),
             Event::ClientGone(client) => {
                 if self.pings.as_ref().is_some_and(|p| p.client() == client) {
@@ -194,6 +206,8 @@ impl Agent {
             self.untold.as_ref().map(|u| u.due),
             self.measuring.as_ref().map(Measuring::until),
             self.moving.as_ref().map(|m| m.since + MOVING_MAX),
+            self.afresh_at,
+            self.verdict_timeout(),
         ]
         .into_iter()
         .flatten()
@@ -218,6 +232,7 @@ impl Agent {
         }
         self.settle_untold(now);
         self.settle_effect(now);
+        self.settle_afresh(now);
         self.ask_if_slow(now);
 
         let waiting = List::clipped(self.state.life.waiting());

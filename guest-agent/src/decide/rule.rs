@@ -144,6 +144,16 @@ impl Watch {
         }
     }
 
+    /// Begins to judge anew, with what is measured from now on.
+    pub fn afresh(&mut self) {
+        self.window.clear();
+        self.lesson = None;
+        self.failures = 0;
+        if let Health::Rising { .. } | Health::Slow { .. } = self.health {
+            self.health = Health::Healthy;
+        }
+    }
+
     /// Runs on another host now: what was measured there says nothing about here.
     pub fn moved(&mut self) {
         self.window.clear();

@@ -7,10 +7,14 @@ use crate::action::Audience;
 use crate::event::Sample;
 use crate::state::metric_name;
 use coms_protocol::guest_to_host::{Evidence, Request, Wishes};
+use coms_protocol::host_to_guest::Denied;
 use coms_protocol::session::Now;
-use coms_protocol::types::{List, Metric, RequestId, RequestReason};
+use coms_protocol::types::{DenyReason, List, Metric, RequestId, RequestReason};
 use serde_json::{Value, json};
 use std::time::Duration;
+
+/// What a request's list holds.
+const EVIDENCE: usize = 8;
 
 impl Agent {
     pub(super) fn on_probe(&mut self, now: Now, index: usize, sample: &Sample) {
@@ -29,6 +33,7 @@ impl Agent {
         for change in changes {
             self.on_change(now, index, &name, change);
         }
+        self.measure_machine(now);
     }
 
     fn on_change(&mut self, now: Now, index: usize, name: &str, change: super::rule::Change) {
@@ -72,10 +77,9 @@ impl Agent {
             && self.measuring.is_none()
             && now.mono >= self.cooldown_until
             && now.mono >= self.backoff_until;
-        if !free {
-            return;
-        }
-        let Some(reason) = self.watches.iter().find_map(|w| w.wants(now.mono)) else { return };
+        self.settle_episode();
+        let wanted = self.watches.iter().find_map(|w| w.wants(now.mono)).filter(|_| free);
+        let Some(reason) = wanted.filter(|_| self.may_ask(now)) else { return };
         let w = &self.config.wishes;
         let wishes = Wishes {
             region: w.region.clone(),
@@ -98,6 +102,10 @@ impl Agent {
             (_, None) => 0.0,
         };
         evidence.sort_by(|a, b| badness(b).total_cmp(&badness(a)));
+        // A request holds eight: the machine's figures say more than a fifth workload's.
+        let machine = self.blame.figures(now).evidence();
+        evidence.truncate(EVIDENCE.saturating_sub(machine.len()));
+        evidence.extend(machine);
         evidence
     }
 
@@ -129,6 +137,33 @@ impl Agent {
         id
     }
 
+    /// The host could not judge it, or not now: no fault of the request, so the waiting does not double. After
+    /// `OthersFirst` the neighbours are others: then the rules begin anew, and it is asked only if they still
+    /// want it.
+    pub(super) fn wait_for_turn(&mut self, now: Now, asking: &Asking, denied: &Denied) {
+        if asking.request.reason == RequestReason::Manual {
+            return;
+        }
+        let wait = denied.retry_after_s.map_or(self.config.asking.backoff, |s| Duration::from_secs(s.into()));
+        self.no_request_for(now, wait + spread(wait, asking.request.id));
+        if denied.reason == DenyReason::OthersFirst {
+            self.afresh_at = Some(self.backoff_until);
+        }
+    }
+
+    pub(super) fn settle_afresh(&mut self, now: Now) {
+        if self.afresh_at.take_if(|at| *at <= now.mono).is_some() {
+            self.watches.iter_mut().for_each(super::rule::Watch::afresh);
+            self.blame.afresh();
+        }
+    }
+
+    fn no_request_for(&mut self, now: Now, wait: Duration) {
+        self.backoff_until = now.mono + wait;
+        self.state.backoff_until_ms = now.unix_us / 1000 + u64::try_from(wait.as_millis()).unwrap_or(0);
+        self.unsaved = true;
+    }
+
     /// No automatic request for a while, longer with each refusal in a row.
     pub(super) fn back_off(&mut self, now: Now, asking: &Asking, retry_after_s: Option<u32>) {
         if asking.request.reason == RequestReason::Manual {
@@ -139,12 +174,7 @@ impl Agent {
         let c = self.config.asking;
         let own = c.backoff.saturating_mul(1 << doublings).min(c.backoff_max);
         let asked = Duration::from_secs(u64::from(retry_after_s.unwrap_or(0)));
-        // Up to an eighth more, another one for each request: guests that were refused together part.
-        let spread = own * (asking.request.id.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60) as u32 / 128;
-        let wait = own.max(asked) + spread;
-        self.backoff_until = now.mono + wait;
-        self.state.backoff_until_ms = now.unix_us / 1000 + u64::try_from(wait.as_millis()).unwrap_or(0);
-        self.unsaved = true;
+        self.no_request_for(now, own.max(asked) + spread(own, asking.request.id));
     }
 
     /// What the workloads show now, as the "before" of a move.
@@ -178,6 +208,7 @@ impl Agent {
         for watch in &mut self.watches {
             watch.moved();
         }
+        self.blame.moved();
         let c = self.config.asking;
         self.measuring = Some(Measuring::begin(check.clone(), now.mono, c.settle, c.check));
         self.state.check = Some(check);
@@ -200,8 +231,23 @@ impl Agent {
     }
 }
 
+/// Up to an eighth more, another one for each request: guests that were refused together part.
+fn spread(wait: Duration, request: RequestId) -> Duration {
+    wait * (request.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60) as u32 / 128
+}
+
 /// Evidence for people: milliseconds where it is a latency.
 pub(super) fn evidence_json(e: &Evidence) -> Value {
+    if e.workload.as_str().is_empty() {
+        // Of the machine.
+        return Value::Object(fields(json!({
+            "metric": e.metric.name(),
+            "now": e.now,
+            "baseline": e.baseline,
+            "threshold": e.threshold,
+            "samples": e.samples,
+        })));
+    }
     let latency = e.metric != Metric::FailuresPermille;
     let in_ms = |us: Option<u64>| us.filter(|_| latency).map(ms);
     Value::Object(fields(json!({

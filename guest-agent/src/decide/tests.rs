@@ -3,13 +3,13 @@
 
 use super::request::Life;
 use super::*;
-use crate::event::{Cancel, ClientId, Command, Migrate, Sample};
+use crate::event::{Cancel, ClientId, Command, Counters, Measured, Migrate, Sample};
 use coms_protocol::host_to_guest::{
     Accepted, AlreadyRunning, Completed, Denied, Failed, HostHello, HostToGuest, Resend,
 };
 use coms_protocol::session::{Epoch, Event as Session};
 use coms_protocol::types::{
-    DenyReason, Encryption, FailReason, Figures, Initiator, RequestId, RequestReason, Technique,
+    DenyReason, Encryption, FailReason, Figures, Initiator, Metric, RequestId, RequestReason, Technique,
 };
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -100,7 +100,7 @@ impl World {
                     actions.extend(self.agent.take_actions());
                 }
                 Action::SetHello(_) | Action::SendOnce(_) | Action::Reply { .. } | Action::Watch(_) => {}
-                Action::StartTicker | Action::Measure(_) | Action::Configure(_) => {}
+                Action::StartTicker | Action::Measure(_) | Action::Configure(_) | Action::Work { .. } => {}
             }
         }
         true
@@ -309,25 +309,141 @@ fn probe(workload: usize, ms: u64) -> Event {
     Event::Probe { workload, outcome: Sample::Took(Duration::from_millis(ms)) }
 }
 
-/// Both workloads measured for a while; the requests sent meanwhile.
+/// What measuring the machine gives.
+#[derive(Clone, Copy)]
+struct Found {
+    unit_us: u64,
+    crowded: bool,
+}
+
+const USUAL: Found = Found { unit_us: 250, crowded: false };
+
+/// Both workloads measured for a while; what was done meanwhile.
+fn watch_on(agent: &mut Agent, found: Found, from_ms: u64, to_ms: u64, latency_ms: [u64; 2]) -> Vec<Action> {
+    let mut done = Vec::new();
+    for ms in (from_ms..to_ms).step_by(100) {
+        for (w, latency) in latency_ms.into_iter().enumerate() {
+            agent.handle(at(ms), probe(w, latency));
+        }
+        let mut actions = agent.take_actions();
+        while let Some(action) = (!actions.is_empty()).then(|| actions.remove(0)) {
+            if let Action::Work { units } = action {
+                let seen = Counters { at: at(ms).mono, crowded: Some(found.crowded), ..Counters::default() };
+                let cost = Some(Duration::from_micros(found.unit_us * u64::from(units)));
+                agent.handle(at(ms), Event::Measured(Measured { before: seen, after: seen, units, cost }));
+                actions.extend(agent.take_actions());
+            }
+            done.push(action);
+        }
+    }
+    done
+}
+
+fn requests(actions: &[Action]) -> Vec<coms_protocol::guest_to_host::Request> {
+    let request = |a: &Action| match a {
+        Action::Send(GuestToHost::Request(request)) => Some(request.clone()),
+        _ => None,
+    };
+    actions.iter().filter_map(request).collect()
+}
+
+/// The requests sent meanwhile, on a machine as usual.
 fn run(
     agent: &mut Agent,
     from_ms: u64,
     to_ms: u64,
     latency_ms: [u64; 2],
 ) -> Vec<coms_protocol::guest_to_host::Request> {
-    let mut requests = Vec::new();
-    for ms in (from_ms..to_ms).step_by(100) {
-        for (w, latency) in latency_ms.into_iter().enumerate() {
-            agent.handle(at(ms), probe(w, latency));
-        }
-        for action in agent.take_actions() {
-            if let Action::Send(GuestToHost::Request(request)) = action {
-                requests.push(request);
-            }
-        }
+    requests(&watch_on(agent, USUAL, from_ms, to_ms, latency_ms))
+}
+
+/// Knows its machine.
+fn learned(more: &str) -> Agent {
+    let mut agent = Agent::new(
+        config(&WATCHED.replace("[asking]", &format!("[asking]\n{more}"))),
+        State::new(5),
+        &BTreeSet::new(),
+        9,
+        at(0),
+    );
+    agent.handle(at(1), met("a"));
+    assert!(run(&mut agent, 100, 20_000, [1, 1]).is_empty());
+    agent
+}
+
+fn told<'a>(actions: &'a [Action], event: &str) -> Vec<&'a Telling> {
+    let telling = |a: &'a Action| match a {
+        Action::Tell(telling) => Some(telling),
+        _ => None,
+    };
+    actions.iter().filter_map(telling).filter(|t| t.event == event).collect()
+}
+
+#[test]
+fn own_load_does_not_ask_and_says_why_once_until_the_host_is_to_blame() {
+    let crowded = Found { crowded: true, ..USUAL };
+    let mut agent = learned("");
+    let done = watch_on(&mut agent, crowded, 20_000, 80_000, [90, 1]);
+    assert!(requests(&done).is_empty());
+    let why = told(&done, "workload_slow_by_itself");
+    assert_eq!(why.len(), 1, "once per episode");
+    assert_eq!(why[0].fields["workloads"], serde_json::json!(["a"]));
+    assert!(why[0].fields["why"].as_str().unwrap().contains("wait for a CPU 100 %"), "{why:?}");
+    let machine = agent.machine(at(80_000).mono).unwrap();
+    assert_eq!(machine["verdict"], "own");
+
+    // Neighbours come in addition.
+    let asked = requests(&watch_on(&mut agent, Found { unit_us: 500, ..crowded }, 80_000, 90_000, [90, 1]));
+    assert_eq!(asked.len(), 1);
+    let calibration =
+        asked[0].evidence.as_slice().iter().find(|e| e.metric == Metric::CalibrationUs).unwrap();
+    assert_eq!((calibration.baseline, calibration.threshold), (Some(2500), Some(3750)));
+    assert!(calibration.now > 3750);
+
+    // Who wants to ask all the same may.
+    let mut agent = learned("ask_for_own_load = true");
+    assert_eq!(requests(&watch_on(&mut agent, crowded, 20_000, 30_000, [90, 1])).len(), 1);
+}
+
+#[test]
+fn a_verdict_that_does_not_come_is_not_waited_for_forever() {
+    let mut agent = Agent::new(config(WATCHED), State::new(5), &BTreeSet::new(), 9, at(0));
+    agent.handle(at(1), met("a"));
+    let mut asked = None;
+    for ms in (100..30_000).step_by(100) {
+        agent.handle(at(ms), probe(0, 90));
+        let actions = agent.take_actions();
+        let due = agent.next_timeout().map(|t| t.as_millis() as u64);
+        assert!(due.is_none_or(|due| due + 250 >= ms), "no timer stays in the past: {due:?} at {ms}");
+        asked = asked.or_else(|| (!requests(&actions).is_empty()).then_some(ms));
     }
-    requests
+    let asked = asked.unwrap();
+    assert!((10_000..13_000).contains(&asked), "{asked}");
+}
+
+#[test]
+fn others_first_means_measure_again_and_paused_means_wait() {
+    let denied = |request, reason, retry_after_s| {
+        Event::Link(Session::Message(Denied { request, reason, retry_after_s }.into()))
+    };
+    let mut agent = learned("");
+    let first = run(&mut agent, 20_000, 30_000, [90, 1]);
+    agent.handle(at(30_000), denied(first[0].id, DenyReason::OthersFirst, Some(20)));
+    assert!(run(&mut agent, 30_000, 50_000, [90, 1]).is_empty(), "not before its time");
+    // The neighbour that left was what slowed it.
+    assert!(run(&mut agent, 50_000, 70_000, [1, 1]).is_empty(), "what was slow before says nothing now");
+    // Or not: then a whole window must show it.
+    let second = run(&mut agent, 70_000, 80_000, [90, 1]);
+    assert_eq!(second.len(), 1);
+    agent.handle(at(80_000), denied(second[0].id, DenyReason::OthersFirst, Some(5)));
+    let third = run(&mut agent, 80_000, 90_000, [90, 1]);
+    assert_eq!(third.len(), 1, "a turn is no failure: nothing doubles");
+    agent.handle(at(90_000), denied(third[0].id, DenyReason::Paused, Some(30)));
+    assert!(run(&mut agent, 90_000, 120_000, [90, 1]).is_empty(), "the operator's pause");
+    let fourth = run(&mut agent, 120_000, 125_000, [90, 1]);
+    assert_eq!((fourth.len(), agent.state.refusals), (1, 0));
+    agent.handle(at(125_000), denied(fourth[0].id, DenyReason::OwnLoad, None));
+    assert_eq!(agent.state.refusals, 1, "a no is a no");
 }
 
 #[test]
@@ -349,7 +465,8 @@ fn several_slow_workloads_make_one_request_and_waiting_times_hold() {
     assert!(run(&mut agent, 8000, 18_000, [90, 20]).is_empty(), "10 s after the first refusal");
     let second = run(&mut agent, 18_000, 19_500, [90, 20]);
     assert_eq!(second.len(), 1);
-    assert_eq!(second[0].evidence.as_slice().len(), 2, "both, the worst first");
+    let of_workloads = second[0].evidence.as_slice().iter().filter(|e| !e.workload.as_str().is_empty());
+    assert_eq!(of_workloads.count(), 2, "both, the worst first");
     agent.handle(at(19_500), denied(second[0].id));
     assert!(run(&mut agent, 19_500, 39_500, [90, 20]).is_empty(), "20 s after the second");
     let third = run(&mut agent, 39_500, 43_000, [90, 20]);

@@ -3,7 +3,6 @@
 
 use super::event_log::EventLog;
 use super::hooks::Hooks;
-use super::now;
 use super::peer::Doors;
 use super::port::Port;
 use super::probes::{self, Probes};
@@ -11,6 +10,7 @@ use super::random::random;
 use super::socket::{self, Clients, FromClient};
 use super::state_file::StateFile;
 use super::ticker::Ticker;
+use super::{machine, now};
 use crate::action::{Action, Audience, Telling};
 use crate::config::{Config, ConfigError};
 use crate::decide::Agent;
@@ -70,6 +70,7 @@ pub async fn run(config: Config, file: Option<PathBuf>) -> Result<(), StartError
         tokio::select! {
             () = shell.port.wait(pending) => shell.listen().await,
             Some(event) = shell.probes.next() => shell.take(event).await,
+            Some(event) = shell.aside.1.recv() => shell.take(event).await,
             Some(what) = from_clients.recv() => shell.client(what).await,
             () = sleep_until(due) => shell.take(Event::Timer).await,
             told = shell.hooks.ended() => shell.tell(told),
@@ -98,6 +99,8 @@ struct Shell {
     probes: Probes,
     hooks: Hooks,
     doors: watch::Sender<Doors>,
+    /// What is measured aside comes back here.
+    aside: (mpsc::Sender<Event>, mpsc::Receiver<Event>),
 }
 
 impl Shell {
@@ -132,6 +135,7 @@ impl Shell {
             state_file,
             clients: Clients::default(),
             ticker: None,
+            aside: mpsc::channel(2),
         }
     }
 
@@ -262,6 +266,7 @@ impl Shell {
                 Action::Reply { client, line } => self.clients.reply(client, &line.to_string()),
                 Action::Watch(client) => self.clients.watch(client),
                 Action::Measure(workloads) => self.probes = probes::start(&workloads),
+                Action::Work { units } => machine::measure(units, &self.aside.0),
                 Action::Configure(config) => {
                     self.hooks.set(&config.hooks);
                     self.log.set_max(config.events_max_bytes);

@@ -5,6 +5,7 @@ pub mod event_loop;
 mod hooks;
 mod http;
 pub mod kernel;
+pub mod machine;
 pub mod peer;
 pub mod port;
 pub mod probes;
