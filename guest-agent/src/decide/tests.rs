@@ -340,9 +340,8 @@ fn watch_on(agent: &mut Agent, found: Found, from_ms: u64, to_ms: u64, latency_m
 }
 
 fn requests(actions: &[Action]) -> Vec<coms_protocol::guest_to_host::Request> {
-    let request = |a: &Action| match a {
-        Action::Send(GuestToHost::Request(request)) => Some(request.clone()),
-        _ => None,
+    let request = |a: &Action| {
+        if let Action::Send(GuestToHost::Request(request)) = a { Some(request.clone()) } else { None }
     };
     actions.iter().filter_map(request).collect()
 }
@@ -372,10 +371,7 @@ fn learned(more: &str) -> Agent {
 }
 
 fn told<'a>(actions: &'a [Action], event: &str) -> Vec<&'a Telling> {
-    let telling = |a: &'a Action| match a {
-        Action::Tell(telling) => Some(telling),
-        _ => None,
-    };
+    let telling = |a: &'a Action| if let Action::Tell(telling) = a { Some(telling) } else { None };
     actions.iter().filter_map(telling).filter(|t| t.event == event).collect()
 }
 
