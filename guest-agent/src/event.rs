@@ -60,7 +60,7 @@ pub struct Measured {
 pub struct Counters {
     /// The moment.
     pub at: Duration,
-    /// Time in which some task of the guest waited for a CPU, in microseconds.
+    /// Time that tasks of the guest waited for a CPU, per CPU, in microseconds.
     pub waited_us: Option<u64>,
     /// More tasks want to run than there are CPUs, at this moment.
     pub crowded: Option<bool>,

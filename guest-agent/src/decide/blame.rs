@@ -22,9 +22,10 @@ use std::time::Duration;
 const DEARER: f64 = 1.5;
 /// Host when so much is stolen.
 const STOLEN_PERMILLE: u64 = 100;
-/// Own when some task waits for so much of the time, and for more than usual by [`WAITS_MORE`].
-const WAITS_PERMILLE: u64 = 300;
-const WAITS_MORE: f64 = 1.5;
+/// Own when tasks wait so much, and more than usual by [`WAITS_MORE`]. A slower host lengthens the waiting as it
+/// lengthens the work, so this is more than [`DEARER`].
+const WAITS_PERMILLE: u64 = 500;
+const WAITS_MORE: f64 = 2.0;
 /// Own when so many times the usual packets come in, and so many more per second.
 const BUSIER: u64 = 3;
 const BUSIER_BY_PER_S: u64 = 200;
@@ -54,7 +55,7 @@ const LOST: Duration = Duration::from_secs(60);
 pub struct Usual {
     /// What a million rounds of the fixed work cost, in microseconds of CPU time: a good moment's price.
     pub calibration_us: u64,
-    /// Time in which some task waited for a CPU, in thousandths.
+    /// Time that tasks waited for each CPU, in thousandths of elapsed time: 2000 when two always wait.
     pub own_wait_permille: Option<u64>,
     /// Packets that came in per second.
     pub packets_per_s: Option<u64>,
@@ -73,7 +74,7 @@ pub struct Figures {
     pub calibration_usual_us: Option<u64>,
     /// Stolen time, in thousandths of all CPUs' time.
     pub steal_permille: Option<u64>,
-    /// Time in which some task waited for a CPU, in thousandths.
+    /// Time that tasks waited for each CPU, in thousandths of elapsed time.
     pub own_wait_permille: Option<u64>,
     /// The same, usually.
     pub own_wait_usual_permille: Option<u64>,
@@ -98,7 +99,8 @@ pub enum Verdict {
 /// Judges, and says why.
 pub fn judge(f: &Figures) -> (Verdict, String) {
     if let Some(steal) = f.steal_permille.filter(|s| *s >= STOLEN_PERMILLE) {
-        return (Verdict::Host, format!("the hypervisor keeps {} of the CPU time away", percent(steal)));
+        let percent = steal / 10;
+        return (Verdict::Host, format!("the hypervisor keeps {percent} % of the CPU time away"));
     }
     let Some((now, usual)) = f.calibration_us.zip(f.calibration_usual_us) else {
         return (
@@ -120,9 +122,9 @@ pub fn judge(f: &Figures) -> (Verdict, String) {
         && waits as f64 >= waits_usually as f64 * WAITS_MORE
     {
         let why = format!(
-            "its own tasks wait for a CPU {} of the time (usually {}), while {speed}",
-            percent(waits),
-            percent(waits_usually)
+            "{:.1} of its own tasks wait for each CPU (usually {:.1}), while {speed}",
+            waits as f64 / 1000.0,
+            waits_usually as f64 / 1000.0
         );
         return (Verdict::Own, why);
     }
@@ -134,10 +136,6 @@ pub fn judge(f: &Figures) -> (Verdict, String) {
         return (Verdict::Own, why);
     }
     (Verdict::Unclear, format!("{speed}, and the guest does no more than usual"))
-}
-
-fn percent(permille: u64) -> String {
-    format!("{:.0} %", permille as f64 / 10.0)
 }
 
 /// One measurement, and what was counted since the one before. The measuring itself is in none of the counts.
@@ -316,7 +314,7 @@ fn calibration_us(pieces: &VecDeque<Piece>) -> Option<u64> {
 }
 
 fn own_wait_permille(pieces: &VecDeque<Piece>) -> Option<u64> {
-    ratio(pieces, |p| p.waited_us, |p| p.elapsed_us, 1000).map(|r| r.min(1000))
+    ratio(pieces, |p| p.waited_us, |p| p.elapsed_us, 1000)
 }
 
 fn packets_per_s(pieces: &VecDeque<Piece>) -> Option<u64> {

@@ -84,7 +84,7 @@ fn a_guest_that_overloads_itself_stays_and_says_why() -> Result<()> {
     let told = events_named(&guest, "workload_slow_by_itself")?;
     assert_eq!(told.len(), 1, "once: {told:?}");
     let why = told[0]["why"].as_str().unwrap_or_default();
-    assert!(why.contains("wait for a CPU"), "{why}");
+    assert!(why.contains("of its own tasks wait"), "{why}");
     let status = coms(&guest, &["status"])?;
     assert_eq!(
         (&status["workloads"][0]["state"], &status["machine"]["verdict"]),
