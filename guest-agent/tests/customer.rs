@@ -117,3 +117,39 @@ fn a_log_that_was_put_aside_is_begun_anew() {
     reload(&vm);
     vm.until("reloaded", |vm| vm.events("reloaded").len() == 1);
 }
+
+#[test]
+fn the_doctor_looks_at_a_running_agent_and_does_without_one() {
+    let mut vm = Machine::new("[[workload]]\nname = \"w\"\nprobe = { command = [\"/bin/false\"] }\n");
+    let doctor = |vm: &Machine| {
+        let file = vm.path("agent.toml").display().to_string();
+        let out = vm.coms(&["doctor", "--config", &file, "--json"]);
+        let findings: Vec<Value> = serde_json::from_slice(&out.stdout).unwrap();
+        (out.status.code(), findings)
+    };
+    let status = |findings: &[Value], check: &str| {
+        findings
+            .iter()
+            .find(|f| f["check"] == check)
+            .map(|f| f["status"].as_str().unwrap_or_default().to_owned())
+    };
+    let (code, without) = doctor(&vm);
+    assert_eq!(code, Some(1));
+    assert_eq!(status(&without, "daemon").as_deref(), Some("fail"));
+    assert_eq!(status(&without, "config").as_deref(), Some("ok"));
+    assert_eq!(status(&without, "workload w").as_deref(), Some("fail"), "{without:?}");
+
+    let port = Port::new(&vm);
+    vm.start();
+    let mut host = Broker::new(port.accept(), "lion", HERE);
+    host.meet();
+    host.for_a_while(Duration::from_millis(500));
+    rewrite(&vm, "");
+    let (code, with) = doctor(&vm);
+    assert_eq!(code, Some(0), "{with:?}");
+    for check in ["daemon", "port", "host", "host-clock", "state", "log"] {
+        assert_eq!(status(&with, check).as_deref(), Some("ok"), "{check}: {with:?}");
+    }
+    let text = String::from_utf8(vm.coms(&["doctor"]).stdout).unwrap();
+    assert!(text.lines().all(|l| ["ok  ", "warn", "FAIL"].contains(&&l[..4])), "{text}");
+}

@@ -14,9 +14,9 @@ pub(crate) struct Args {
     /// Print JSON instead of text
     #[arg(long, global = true)]
     pub json: bool,
-    /// The daemon's socket
-    #[arg(long, global = true, value_name = "PATH", default_value = "/run/coms/agent.sock")]
-    pub socket: PathBuf,
+    /// The daemon's socket [default: /run/coms/agent.sock; for doctor the one of the configuration]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
     #[command(subcommand)]
     pub wanted: Wanted,
 }
@@ -49,6 +49,19 @@ Exit code with --wait: 0 the VM stays where it is, 1 it was too late and the VM 
     /// Numbered round trips through both daemons, each answered exactly once, also across a migration
     #[command(after_help = "Examples:\n  coms ping\n  coms ping --count 1000 --interval-ms 50 --json")]
     Ping(Ping),
+    /// Find what is wrong with the set-up, and how to mend it; works without the daemon, sees most as root
+    #[command(
+        after_help = "Examples:\n  sudo coms doctor\n  coms doctor --json | jq '.[] | select(.status == \"fail\")'\n\n\
+Exit code: 0 nothing failed, 1 something did"
+    )]
+    Doctor(Doctor),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Doctor {
+    /// The agent's configuration [default: /etc/coms/agent.toml]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]

@@ -43,10 +43,15 @@ impl Client {
         self.stream.write_all(&line).map_err(|e| self.lost(&e.to_string()))
     }
 
+    /// Process and user of the daemon.
+    pub fn daemon(&self) -> Option<(i32, u32)> {
+        let credentials = rustix::net::sockopt::socket_peercred(&self.stream).ok()?;
+        Some((credentials.pid.as_raw_nonzero().get(), credentials.uid.as_raw()))
+    }
+
     /// Says it and takes the answer; a refusal is an error.
     pub fn ask(&mut self, command: &Command) -> Result<Value, Trouble> {
-        // Who may not even look is told so and cut off, perhaps before it has spoken.
-        // Then its answer waits here although nothing could be said.
+        // Who may not even look is told so and cut off, perhaps before it has spoken: the answer is here all the same.
         let said = self.say(command);
         let heard = self.next(Some(PATIENCE));
         if heard.is_err() {

@@ -2,6 +2,7 @@
 
 mod args;
 mod client;
+mod doctor;
 mod show;
 
 use args::{Args, Wanted};
@@ -10,6 +11,7 @@ use client::{Client, Trouble};
 use coms_agent::event::{Cancel, Command, Migrate, Ping};
 use serde_json::Value;
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -40,13 +42,19 @@ fn complain(args: &Args, why: &str) {
 
 /// Does what is wanted. False: it was done, and the answer is no.
 fn run(args: &Args) -> Result<bool, Trouble> {
-    let mut client = Client::connect(&args.socket)?;
+    // It works without the daemon.
+    if let Wanted::Doctor(wanted) = &args.wanted {
+        return Ok(doctor::run(args, wanted));
+    }
+    let socket = args.socket.as_deref().unwrap_or(Path::new("/run/coms/agent.sock"));
+    let mut client = Client::connect(socket)?;
     let out = |line: &Value, text: fn(&Value) -> String| {
         let shown = if args.json { line.to_string() } else { text(line) };
         // A closed pipe (`coms watch | head`) is no error.
         writeln!(std::io::stdout(), "{shown}").is_ok()
     };
     match &args.wanted {
+        Wanted::Doctor(wanted) => Ok(doctor::run(args, wanted)),
         Wanted::Status => {
             out(&client.ask(&Command::Status)?, show::status);
             Ok(true)

@@ -188,6 +188,14 @@ impl Clocks {
         stay.add(bound);
     }
 
+    /// How far the host's wall clock is ahead of the guest's, and the truth is within how much of that, in
+    /// microseconds. None: this host was not asked.
+    pub fn ahead(&self, now: Now) -> Option<(i128, i128)> {
+        let known = self.stays.back()?.known(us(now.mono))?;
+        let wall = i128::from(now.unix_us) - us(now.mono);
+        Some(((known.low + known.high) / 2 - wall, (known.high - known.low + 1) / 2))
+    }
+
     /// How long the clock stood still between the last host and this one. None: one of them was not asked.
     pub fn stood(&self) -> Option<Stood> {
         let mut newest = self.stays.iter().rev();

@@ -138,15 +138,20 @@ impl Agent {
             Some(PortState::HostAbsent) => (Some("host-absent"), None),
             Some(PortState::Up) => (Some("up"), None),
         };
+        let clock = self.clocks.ahead(now).filter(|_| self.link.established);
         known(json!({
             "ok": true,
             "agent": crate::AGENT,
             "port": port,
             "port_error": port_error,
+            "port_since_s": port.is_some().then(|| ago(self.link.port_since)),
             "connected": self.link.established,
             "version": self.link.version,
             "place": self.link.place,
             "enabled": self.link.place.as_ref().map(|_| self.link.enabled),
+            "host_clock_ahead_ms": clock.map(|(ahead, _)| ahead as f64 / 1000.0),
+            "host_clock_error_ms": clock.map(|(_, error)| error as f64 / 1000.0),
+            "config_loaded_unix_ms": self.loaded_unix_ms,
             "workloads": workloads,
             "machine": self.machine(now.mono),
             "request": request,

@@ -47,6 +47,7 @@ const TELL_WAIT: Duration = Duration::from_millis(2000);
 #[derive(Debug, Default)]
 struct Link {
     port: Option<PortState>,
+    port_since: Duration,
     established: bool,
     version: Option<u16>,
     place: Option<Place>,
@@ -177,7 +178,10 @@ impl Agent {
         }
         match event {
             Event::Link(event) => self.on_link(now, event),
-            Event::Port(state) => self.link.port = Some(state),
+            Event::Port(state) => {
+                self.link.port = Some(state);
+                self.link.port_since = now.mono;
+            }
             Event::Probe { workload, outcome } => self.on_probe(now, workload, &outcome),
             Event::Measured(measured) => self.on_measured(&measured),
             Event::Command { client, command } => self.on_command(now, client, command),

@@ -4,12 +4,14 @@ use std::{net::Ipv4Addr, path::Path};
 
 use crate::{
     debian,
-    guest::{GuestConfig, System},
+    guest::{GuestConfig, Line, System},
     requirements::kernel_dir,
 };
 
 /// The port that the agent talks through.
 const PORT: &str = "org.coms.agent.0";
+/// The alias of a serial line that stands in for it.
+const LINE_ALIAS: &str = "ua-org-coms-agent-0";
 
 /// Where a host's QEMU writes what the guest says on its console, inside the host.
 pub(crate) fn console_path(name: &str) -> String {
@@ -37,6 +39,11 @@ pub(crate) fn domain_xml(config: &GuestConfig, uuid: &str, initrd: &Path) -> Str
     let channels: String = ports
         .map(|port| format!("<channel type='unix'><target type='virtio' name='{port}'/></channel>"))
         .collect();
+    let line = match config.line {
+        None => String::new(),
+        Some(Line::Isa) => line(name, "serial", "isa-serial"),
+        Some(Line::Hvc) => line(name, "console", "virtio"),
+    };
     let metadata = match config.metadata_xml.as_str() {
         "" => String::new(),
         xml => format!("<metadata>{xml}</metadata>"),
@@ -67,7 +74,8 @@ pub(crate) fn domain_xml(config: &GuestConfig, uuid: &str, initrd: &Path) -> Str
       <model type='virtio'/>
       <rom enabled='no'/>
     </interface>
-    <serial type='file'><source path='{console}' append='on'/></serial>
+    <serial type='file'><source path='{console}' append='on'/><target port='0'/></serial>
+    {line}
     {channels}
     <video><model type='none'/></video>
     <memballoon model='virtio' freePageReporting='on'/>
@@ -79,6 +87,14 @@ pub(crate) fn domain_xml(config: &GuestConfig, uuid: &str, initrd: &Path) -> Str
         initrd = initrd.display(),
         mac = mac(config.ip),
         console = console_path(name),
+    )
+}
+
+/// A line with a socket on the host; libvirt gives channels a path by itself, but not these.
+fn line(name: &str, tag: &str, target: &str) -> String {
+    format!(
+        "<{tag} type='unix'><source mode='bind' path='/var/lib/libvirt/qemu/{name}.line'/>\
+         <target type='{target}' port='1'/><alias name='{LINE_ALIAS}'/></{tag}>"
     )
 }
 

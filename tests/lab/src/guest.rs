@@ -56,6 +56,8 @@ pub struct GuestConfig {
     pub more_ports: Vec<String>,
     /// What it runs.
     pub system: System,
+    /// A serial line of the agent's, for guests without that port.
+    pub line: Option<Line>,
     /// How to run the agent, which [`crate::LabConfig::agent`] must name; `None`: it does not run.
     pub agent: Option<AgentConfig>,
     /// Work that it does all the time.
@@ -79,6 +81,7 @@ impl Default for GuestConfig {
             port: true,
             more_ports: Vec::new(),
             system: System::Busybox,
+            line: None,
             agent: None,
             workload: None,
             hog_threads: 0,
@@ -86,6 +89,15 @@ impl Default for GuestConfig {
             metadata_xml: String::new(),
         }
     }
+}
+
+/// A serial line between the agent and the host, known there by its alias.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Line {
+    /// The second ISA UART: /dev/ttyS1 (the first is the console).
+    Isa,
+    /// A virtio console: /dev/hvc0.
+    Hvc,
 }
 
 /// How the guest runs its agent: started again 1 s after it ends, its outputs in

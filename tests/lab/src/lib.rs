@@ -44,7 +44,7 @@ mod udp_echo;
 pub use build::{AgentBinaries, build_agent, build_agent_with_faults, build_lab_guest, workspace_root};
 pub use client::Client;
 pub use error::{Error, Result};
-pub use guest::{AgentConfig, ExecOutput, Guest, GuestConfig, GuestFile, System};
+pub use guest::{AgentConfig, ExecOutput, Guest, GuestConfig, GuestFile, Line, System};
 pub use guest_spec::Workload;
 pub use host::{Host, HostConfig};
 pub use lab::{Lab, LabConfig};

@@ -87,3 +87,19 @@ fn a_burst_ends_and_a_migration_keeps_asking() {
     clocks.set_moving(false, at(11_000).mono);
     assert!(asked(&mut clocks, 11_000, 20_000) <= 1);
 }
+
+#[test]
+fn the_hosts_clock_is_compared_with_the_guests() {
+    let mut clocks = Clocks::new(0);
+    let now = |ms: u64| Now { mono: Duration::from_millis(ms), unix_us: 1_000_000_000 + ms * 1000 };
+    assert_eq!(clocks.ahead(now(0)), None);
+    clocks.met("lion");
+    assert_eq!(clocks.ahead(now(0)), None, "met, not asked");
+    let query = clocks.ask(now(100));
+    // The host's clock is 5 s ahead; the answer took 10 ms, half each way.
+    clocks.answered(now(110), query.number, now(105).unix_us + 5_000_000);
+    let (ahead, error) = clocks.ahead(now(110)).unwrap();
+    assert!((ahead - 5_000_000).abs() <= error && (5_000..5_100).contains(&error), "{ahead} +- {error}");
+    let later = clocks.ahead(now(1_000_110)).unwrap();
+    assert!(later.1 >= error + 1_000_000, "what is old is less sure: {later:?}");
+}
