@@ -18,6 +18,8 @@ pub const MAX_FRAME: usize = 4096;
 pub const MAX_BODY: usize = MAX_FRAME - 2 - (MAX_FRAME / 254 + 1) - CRC_LEN;
 
 const CRC_LEN: usize = 4;
+/// COBS's first byte, one byte of body, the CRC. Shorter runs are not worth storing.
+const SHORTEST_RUN: usize = 1 + 1 + CRC_LEN;
 /// The common CRC-32 (zlib, Ethernet, Python's `zlib.crc32`).
 const CRC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
 
@@ -97,9 +99,16 @@ impl Decoder {
             };
             let (run, rest) = (&input[..border], &input[border + 1..]);
             *input = rest;
-            self.hold(run);
-            if std::mem::take(&mut self.skipping) || self.held.is_empty() {
+            let length = self.held.len() + run.len();
+            if length < SHORTEST_RUN || self.skipping {
+                let told = u64::from(length > 0 && !self.skipping);
+                self.errors.malformed = self.errors.malformed.saturating_add(told);
+                self.skipping = false;
                 self.held.clear();
+                continue;
+            }
+            self.hold(run);
+            if std::mem::take(&mut self.skipping) {
                 continue;
             }
             // The buffer becomes the body: an idle link holds no memory.

@@ -176,7 +176,7 @@ fn what_the_host_bounds_is_on_the_page() {
     let requests = std::fs::read_to_string(io.join("../config/raw.rs")).unwrap();
     let page = section("## 8. What the host bounds").split_whitespace().collect::<Vec<_>>().join(" ");
     for (source, declared, told) in [
-        (&budget, "OWN_PER_S: f64 = 16.0 * 1024.0;", "an income of 16 KiB a second"),
+        (&budget, "OWN_PER_S: f64 = 8.0 * 1024.0;", "an income of 8 KiB a second"),
         (&budget, "OWN_SAVED: f64 = 16.0 * 1024.0;", "may save up 16 KiB"),
         (&budget, "SPARE_PER_S: f64 = 256.0 * 1024.0;", "256 KiB a second"),
         (&budget, "SPARE_SAVED: f64 = 2.0 * 1024.0 * 1024.0;", "2 MiB saved up"),

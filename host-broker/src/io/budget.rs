@@ -1,18 +1,21 @@
 //! How much of the one thread that serves all guests each of them may use.
 //!
-//! The unit is the work that a byte heard may cause, about 60 ns: good frames are as small as 26 bytes, damaged
-//! ones cost no more per byte. What is done beyond decoding is charged on top, in the same unit. Each guest has an
+//! The unit is the work that a byte heard may cause: a good frame has 26 or more of them. What is done beyond
+//! decoding is charged on top, in the same unit. Each guest has an
 //! income of its own, which nobody can take away, and beyond that all share what is left over.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A guest's own income per second, and how much of it may be saved up.
-const OWN_PER_S: f64 = 16.0 * 1024.0;
+const OWN_PER_S: f64 = 8.0 * 1024.0;
 const OWN_SAVED: f64 = 16.0 * 1024.0;
 /// What all guests may use together beyond that: a run of 10,000 pings fits what may be saved up.
 const SPARE_PER_S: f64 = 256.0 * 1024.0;
 const SPARE_SAVED: f64 = 2.0 * 1024.0 * 1024.0;
+/// What is taken away unheard from guests in debt, in bytes and all together: copying it costs, too.
+const PAST_PER_S: f64 = 64.0 * 1024.0 * 1024.0;
+const PAST_SAVED: f64 = 16.0 * 1024.0 * 1024.0;
 
 /// Fills at a steady rate up to a limit. Below zero: in debt.
 #[derive(Debug)]
@@ -33,24 +36,34 @@ impl Bucket {
         self.level = (self.level + gained).min(self.saved);
         self.filled = now;
     }
+
+    /// As much of `wanted` as there is.
+    fn take(&mut self, now: Instant, wanted: f64) -> f64 {
+        self.fill(now);
+        let given = wanted.min(self.level.max(0.0));
+        self.level -= given;
+        given
+    }
 }
 
 /// What all guests share.
 #[derive(Debug, Clone)]
-pub(super) struct Spare(Arc<Mutex<Bucket>>);
+pub(super) struct Spare(Arc<Mutex<Shared>>);
+
+#[derive(Debug)]
+struct Shared {
+    work: Bucket,
+    past: Bucket,
+}
 
 impl Spare {
     pub(super) fn new(now: Instant) -> Self {
-        Self(Arc::new(Mutex::new(Bucket::new(now, SPARE_PER_S, SPARE_SAVED))))
+        let work = Bucket::new(now, SPARE_PER_S, SPARE_SAVED);
+        Self(Arc::new(Mutex::new(Shared { work, past: Bucket::new(now, PAST_PER_S, PAST_SAVED) })))
     }
 
-    /// As much of `wanted` as there is.
-    fn take(&self, now: Instant, wanted: f64) -> f64 {
-        let mut spare = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        spare.fill(now);
-        let given = wanted.min(spare.level.max(0.0));
-        spare.level -= given;
-        given
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -72,11 +85,18 @@ impl Budget {
         self.own.level -= work as f64;
     }
 
+    /// So many bytes are about to be taken away unheard; false: others had their share of that, try later.
+    pub(super) fn may_look_past(&mut self, now: Instant, bytes: usize) -> bool {
+        let mut shared = self.spare.lock();
+        shared.past.fill(now);
+        shared.past.level >= bytes as f64 && shared.past.take(now, bytes as f64) > 0.0
+    }
+
     /// When its debt is paid from its own income; None when it has none, or what is left over paid for it.
     pub(super) fn in_debt_until(&mut self, now: Instant) -> Option<Instant> {
         self.own.fill(now);
         if self.own.level < 0.0 {
-            self.own.level += self.spare.take(now, -self.own.level);
+            self.own.level += self.spare.lock().work.take(now, -self.own.level);
         }
         (self.own.level < 0.0)
             .then(|| self.own.filled + Duration::from_secs_f64(-self.own.level / self.own.per_s))
@@ -109,6 +129,6 @@ mod tests {
         assert_eq!(modest.in_debt_until(now), None, "its own is there, whatever others do");
         modest.charge(now, 1024);
         let wait = modest.in_debt_until(now).unwrap() - now;
-        assert!((62..=63).contains(&wait.as_millis()), "{wait:?} for 1024 of 16384 a second");
+        assert_eq!(wait.as_millis(), 125, "1024 of 8192 a second");
     }
 }

@@ -19,7 +19,7 @@ const SAMPLE_EVERY: Duration = Duration::from_secs(2);
 const EVENTS: usize = 1024;
 /// Guests' words waiting for the broker. Few, so that nobody's burst stands in front of others': behind these each
 /// guest waits with one.
-const WORDS: usize = 16;
+pub const WORDS: usize = 16;
 
 /// Runs until SIGTERM or SIGINT. A migration under way goes on without the broker: libvirt performs it, and the
 /// next broker finds out from the domain.

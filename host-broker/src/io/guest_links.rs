@@ -35,8 +35,10 @@ const SLICE: usize = 128;
 const TURN: usize = 1024;
 /// What a message costs that the broker is to decide on, beyond its bytes ...
 const DECIDED: usize = 512;
-/// ... and one that the link answers by itself.
+/// ... and one that it only takes note of, or that the link answers by itself.
 const ANSWERED: usize = 64;
+/// What a frame costs beyond its bytes that turned out to be none: it may be as short as 7.
+const DAMAGED: usize = 20;
 /// The newest bytes of a guest in debt. A hello fits twice.
 const WINDOW: usize = 1024;
 /// How often the port of a guest in debt is looked at, and how much of it is taken away then.
@@ -226,7 +228,7 @@ impl Link {
                 () = sleep_until(wake), if wake.is_some() => {
                     if look <= Instant::now() {
                         look = Instant::now() + LOOK_EVERY;
-                        let Some(lost) = look_past(stream, &mut unread) else { return Ok(()) };
+                        let Some(lost) = self.look_past(stream, &mut unread) else { return Ok(()) };
                         if lost > 0 {
                             session.input_lost();
                             self.complain(lost);
@@ -244,8 +246,10 @@ impl Link {
         let (mut at, mut turn) = (0, 0);
         while at < unread.len() && self.budget.in_debt_until(StdInstant::now()).is_none() {
             let slice = &unread[at..unread.len().min(at + SLICE)];
+            let skipped = damaged(session);
             let mut work = session.receive(self.now(), slice);
             at += work;
+            work += DAMAGED * damaged(session).saturating_sub(skipped) as usize;
             while let Some(event) = session.poll_event() {
                 work += self.session_event(session, event).await?;
             }
@@ -274,13 +278,21 @@ impl Link {
         event: session::EventOf<Host>,
     ) -> Result<usize, Closed> {
         match event {
-            session::Event::Established { hello, .. } => self.event(LinkEvent::Established { hello }).await?,
+            session::Event::Established { hello, new_peer, .. } => {
+                if new_peer {
+                    // Answers to another agent. What this one waits for, it has just named.
+                    session.withdraw(|m| !is_news(m));
+                }
+                self.event(LinkEvent::Established { hello }).await?;
+            }
             session::Event::Lost => self.event(LinkEvent::Lost).await?,
             // Seen as a guest whose agent is not there; its hello repeats what it speaks.
             session::Event::Incompatible { .. } => {}
             session::Event::Message(GuestToHost::Ping(ping)) => {
-                // Its own pings fill its own queue; when that is full it hears no pong and asks again.
-                let _ = session.send(Pong { number: ping.number }.into());
+                // Its own pings must not take the place of its answers. Who hears no pong asks again.
+                if session.queued() < session::MAX_QUEUED / 2 {
+                    let _ = session.send(Pong { number: ping.number }.into());
+                }
                 return Ok(ANSWERED);
             }
             session::Event::Message(GuestToHost::TimeQuery(query)) => {
@@ -292,9 +304,39 @@ impl Link {
             session::Event::Delivered(HostToGuest::Pong(_)) | session::Event::Heartbeat { .. } => {
                 return Ok(0);
             }
-            session::Event::Delivered(message) => self.event(LinkEvent::Delivered(message)).await?,
+            session::Event::Delivered(message) => {
+                self.event(LinkEvent::Delivered(message)).await?;
+                return Ok(ANSWERED);
+            }
         }
         Ok(DECIDED)
+    }
+
+    /// Takes away what waits at the port of a guest in debt, all but the newest bytes. Gives how many were lost;
+    /// None: the port hung up.
+    fn look_past(&mut self, stream: &UnixStream, unread: &mut Vec<u8>) -> Option<usize> {
+        let mut lost = 0;
+        for _ in 0..LOOKS {
+            if !self.budget.may_look_past(StdInstant::now(), LOOK_AT) {
+                break;
+            }
+            let mut buffer = [0; LOOK_AT];
+            let n = match stream.try_read(&mut buffer) {
+                Ok(0) => return None,
+                Ok(n) => n,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => break,
+                Err(_) => return None,
+            };
+            let newest = &buffer[n.saturating_sub(WINDOW)..n];
+            let over = (unread.len() + newest.len()).saturating_sub(WINDOW).min(unread.len());
+            unread.drain(..over);
+            unread.extend_from_slice(newest);
+            lost += over + n - newest.len();
+            if n < LOOK_AT {
+                break;
+            }
+        }
+        Some(lost)
     }
 
     /// For the operator, seldom: whoever floods must not fill the log too.
@@ -316,25 +358,26 @@ impl Link {
     }
 }
 
-/// Takes away what waits at the port of a guest in debt, all but the newest bytes. Gives how many were lost; None:
-/// the port hung up.
-fn look_past(stream: &UnixStream, unread: &mut Vec<u8>) -> Option<usize> {
-    let mut lost = 0;
-    for _ in 0..LOOKS {
-        let mut buffer = [0; LOOK_AT];
-        let n = match stream.try_read(&mut buffer) {
-            Ok(0) => return None,
-            Ok(n) => n,
-            Err(e) if e.kind() == ErrorKind::WouldBlock => break,
-            Err(_) => return None,
-        };
-        let newest = &buffer[n.saturating_sub(WINDOW)..n];
-        let over = (unread.len() + newest.len()).saturating_sub(WINDOW).min(unread.len());
-        unread.drain(..over);
-        unread.extend_from_slice(newest);
-        lost += over + n - newest.len();
+fn damaged(session: &Session<Host>) -> u64 {
+    let frames = session.skipped().frames;
+    frames.malformed.saturating_add(frames.bad_crc).saturating_add(frames.too_long)
+}
+
+/// Told whether or not the agent waits for it.
+fn is_news(message: &HostToGuest) -> bool {
+    match message {
+        HostToGuest::Notice(_)
+        | HostToGuest::Completed(_)
+        | HostToGuest::Failed(_)
+        | HostToGuest::Cancelled(_) => true,
+        HostToGuest::Accepted(_)
+        | HostToGuest::AlreadyRunning(_)
+        | HostToGuest::Denied(_)
+        | HostToGuest::Resend(_)
+        | HostToGuest::Progress(_)
+        | HostToGuest::Pong(_)
+        | HostToGuest::TimeReply(_) => false,
     }
-    Some(lost)
 }
 
 async fn sleep_until(at: Option<Instant>) {

@@ -12,7 +12,7 @@ mod state;
 #[cfg(feature = "faults")]
 mod stop_here;
 
-pub use event_loop::run;
+pub use event_loop::{WORDS, run};
 
 use std::path::PathBuf;
 

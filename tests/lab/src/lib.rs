@@ -35,6 +35,7 @@ mod initramfs;
 mod lab;
 mod libvirtd;
 mod node;
+pub mod nonsense;
 mod process;
 mod random;
 mod requirements;
