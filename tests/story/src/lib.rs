@@ -209,6 +209,10 @@ impl Stage {
         Ok(())
     }
 
+    pub fn has_broker(&self, i: usize) -> bool {
+        self.brokers[i].is_some()
+    }
+
     /// It has ended by itself.
     pub fn forget_broker(&mut self, i: usize) {
         self.brokers[i] = None;

@@ -74,14 +74,19 @@ impl Arena {
 
         let asked = match row.at.who {
             None => {
-                strike::strike(self, ends, row.fault, None)?;
-                strike::mend(self, ends, row.fault)?;
-                self.ready()?;
+                strike::strike(self, ends, row.fault)?;
+                if !row.fault.lasts() {
+                    strike::mend(self, ends, row.fault)?;
+                    self.ready()?;
+                }
                 self.ask(row.initiator, ends)?
             }
             Some(who) => self.ask_and_strike(row, who, ends)?,
         };
         let seen = check::settle(self, ends, row, &asked, heard_before)?;
+        if row.fault.lasts() {
+            strike::mend(self, ends, row.fault)?;
+        }
         if row.dirty_mib_s > 0 && seen.host.is_some() {
             self.guest.stop_dirtying()?;
         }
@@ -113,6 +118,11 @@ impl Arena {
     /// Everybody is there and knows everybody.
     fn ready(&mut self) -> Result<()> {
         self.stage.wait_for_load()?;
+        for i in 0..2 {
+            self.stage.wait("each broker to see the other's sign of life", 30, || {
+                Ok(!self.stage.comsctl(i, &["hosts"])?[1]["broker"].is_null())
+            })?;
+        }
         self.stage.wait_for_agent(&self.guest)
     }
 
@@ -147,7 +157,7 @@ impl Arena {
             (Initiator::Operator | Initiator::Customer, _) => self.ask(row.initiator, ends)?,
         };
         let pid = self.stopped(who, ends)?;
-        strike::strike(self, ends, row.fault, asked.migration.as_deref())?;
+        strike::strike(self, ends, row.fault)?;
         match (who, pid) {
             (Who::Agent, _) => {
                 self.guest.sh("kill -CONT $(pidof coms-agent) || true")?;
@@ -158,7 +168,9 @@ impl Arena {
             }
             (Who::SourceBroker | Who::DestinationBroker, _) => {}
         }
-        strike::mend(self, ends, row.fault)?;
+        if !row.fault.lasts() {
+            strike::mend(self, ends, row.fault)?;
+        }
         Ok(asked)
     }
 

@@ -101,7 +101,9 @@ fn unsettled(
         if ticket(&arena.stage, i, &arena.guest).is_ok_and(|t| t.is_some()) {
             return Ok(Some(format!("the ticket is there on {name}")));
         }
-        if let Some(open) = open_record(arena, i)? {
+        if arena.stage.has_broker(i)
+            && let Some(open) = open_record(arena, i)?
+        {
             return Ok(Some(format!("a record of {name} is open: {open}")));
         }
     }

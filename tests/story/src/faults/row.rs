@@ -44,6 +44,12 @@ pub enum Fault {
     LeavePausedCopy,
     /// The network between the hosts is cut for so many seconds.
     Cut { seconds: u64 },
+    /// The destination's QEMU gets no memory for the guest, until the row ends.
+    FullDestination,
+    /// No broker runs at the destination, until the row ends; the source's has had time to see that.
+    NoBroker,
+    /// The agent stands still until the host raises an alarm because of it.
+    SilentAgent,
     /// `virsh domjobabort`, past the brokers.
     AbortByVirsh,
     /// `coms cancel`
@@ -82,6 +88,13 @@ pub struct Row {
     pub dirty_mib_s: u32,
     /// Also run by `make test`.
     pub sample: bool,
+}
+
+impl Fault {
+    /// Lasts until the move is over.
+    pub fn lasts(self) -> bool {
+        matches!(self, Fault::FullDestination | Fault::NoBroker)
+    }
 }
 
 impl Row {

@@ -11,8 +11,6 @@ use std::time::{Duration, Instant};
 const AWAY: Duration = Duration::from_secs(1);
 /// A broker that is told to end must be gone by then, whatever it is doing.
 const TERM_LIMIT: Duration = Duration::from_secs(5);
-/// How long the broker has to judge a copy that a broken switch-over left behind.
-const JUDGING: Duration = Duration::from_secs(8);
 
 /// A move under way: which host is which.
 #[derive(Debug, Clone, Copy)]
@@ -31,7 +29,7 @@ impl Ends {
 }
 
 /// Does it. What stood still still does.
-pub fn strike(arena: &mut Arena, ends: Ends, fault: Fault, migration: Option<&str>) -> Result<()> {
+pub fn strike(arena: &mut Arena, ends: Ends, fault: Fault) -> Result<()> {
     match fault {
         Fault::None => Ok(()),
         Fault::KillBroker(end) | Fault::KillBrokerUntilArrived(end) => {
@@ -70,15 +68,16 @@ pub fn strike(arena: &mut Arena, ends: Ends, fault: Fault, migration: Option<&st
             Ok(arena.stage.host(ends.from).virsh(&["domjobabort", arena.guest.name()]).is_ok())
         }),
         Fault::CancelByGuest => coms(&arena.guest, &["cancel"]).map(drop),
-        Fault::CancelByOperator => {
-            let migration = migration.ok_or("no migration to cancel")?;
-            let (status, out, err) = arena.stage.comsctl_raw(ends.from, &["cancel", migration])?;
-            if status == 0 {
-                Ok(())
-            } else {
-                Err(format!("comsctl cancel: exit {status}: {out}{err}").into())
-            }
+        // The broker must run to hear of it.
+        Fault::CancelByOperator => Ok(()),
+        Fault::FullDestination => limit_memory(arena, ends.to, "524288000"),
+        Fault::NoBroker => {
+            arena.stage.stop_broker(ends.to, Signal::KILL)?;
+            wait("the source to see that the destination has no broker", 40, || {
+                Ok(arena.stage.comsctl(ends.from, &["hosts"])?[1]["broker"].is_null())
+            })
         }
+        Fault::SilentAgent => Ok(arena.guest.sh("kill -STOP $(pidof coms-agent)").map(drop)?),
     }
 }
 
@@ -90,8 +89,25 @@ pub fn mend(arena: &mut Arena, ends: Ends, fault: Fault) -> Result<()> {
         | Fault::KillDestinationQemu
         | Fault::KillDestinationQemuBeforeFinish
         | Fault::AbortByVirsh
-        | Fault::CancelByGuest
-        | Fault::CancelByOperator => Ok(()),
+        | Fault::CancelByGuest => Ok(()),
+        Fault::CancelByOperator => {
+            let all = arena.stage.comsctl(ends.from, &["migrations"])?;
+            let last = all.as_array().and_then(|all| all.last()).ok_or("no migration to cancel")?;
+            let id = last["migration"].as_str().unwrap_or_default();
+            let (status, out, err) = arena.stage.comsctl_raw(ends.from, &["cancel", id])?;
+            if status == 0 {
+                Ok(())
+            } else {
+                Err(format!("comsctl cancel {id}: {status}: {out}{err}").into())
+            }
+        }
+        Fault::FullDestination => limit_memory(arena, ends.to, "unlimited"),
+        Fault::NoBroker => arena.stage.start_broker(ends.to),
+        Fault::SilentAgent => {
+            let alarmed = wait_for_alarm(arena, ends.to, "agent");
+            arena.guest.sh("kill -CONT $(pidof coms-agent)")?;
+            alarmed
+        }
         Fault::KillBroker(end) | Fault::TermBroker(end) => {
             std::thread::sleep(AWAY);
             arena.stage.start_broker(ends.of(end))
@@ -110,8 +126,14 @@ pub fn mend(arena: &mut Arena, ends: Ends, fault: Fault) -> Result<()> {
         Fault::RestartLibvirtd(end) => Ok(arena.stage.host(ends.of(end)).start_libvirtd()?),
         Fault::LeavePausedCopy => {
             arena.stage.host(ends.from).start_libvirtd()?;
-            std::thread::sleep(JUDGING);
-            hang_libvirtd(arena, ends.to, false)
+            let alarmed = wait_for_alarm(arena, ends.from, "paused copy");
+            let stayed = arena.stage.host(ends.from).virsh(&["domstate", arena.guest.name()]);
+            hang_libvirtd(arena, ends.to, false)?;
+            alarmed?;
+            match stayed? {
+                state if state.contains("paused") => Ok(()),
+                state => Err(format!("with the destination silent, the copy here is {state}").into()),
+            }
         }
         Fault::Cut { seconds } => {
             std::thread::sleep(Duration::from_secs(seconds));
@@ -128,6 +150,24 @@ fn kill_destination_qemu(arena: &Arena) -> Result<()> {
         [pid] => signal(*pid, "KILL"),
         other => Err(format!("{} QEMU processes at the destination", other.len()).into()),
     }
+}
+
+/// What QEMU inherits from its libvirtd: room for libvirtd itself, and none for a guest.
+fn limit_memory(arena: &Arena, i: usize, bytes: &str) -> Result<()> {
+    let pid = arena.stage.host(i).libvirtd_pid().ok_or("no libvirtd to limit")?;
+    let status =
+        Command::new("prlimit").args(["--pid", &pid.to_string(), &format!("--data={bytes}")]).status()?;
+    if status.success() { Ok(()) } else { Err(format!("prlimit of libvirtd: {status}").into()) }
+}
+
+/// `comsctl doctor` and the log say so.
+fn wait_for_alarm(arena: &Arena, i: usize, about: &str) -> Result<()> {
+    wait(&format!("an alarm about the {about} on {}", HOSTS[i]), 90, || {
+        let (_, findings, _) = arena.stage.comsctl_raw(i, &["doctor"])?;
+        let log = std::fs::read_to_string(arena.stage.host(i).log_dir().join("coms-broker.log"))?;
+        let logged = log.lines().any(|l| l.contains("alarm=true") && l.contains(about));
+        Ok(logged && findings.contains("alarm") && findings.contains(about))
+    })
 }
 
 fn hang_libvirtd(arena: &Arena, i: usize, hang: bool) -> Result<()> {

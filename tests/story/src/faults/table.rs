@@ -116,7 +116,22 @@ pub fn rows() -> Vec<Row> {
         row(Customer, SWITCHING, Cut { seconds: 4 }, LIBVIRT_DECIDES),
         row(Customer, ARRIVED, Cut { seconds: 4 }, Moves),
         row(Operator, COPYING, Cut { seconds: 4 }, LIBVIRT_DECIDES),
+        // The destination cannot, or is not there.
+        row(Customer, ANSWERED, FullDestination, Stays(&["denied:destination-refused"])),
+        row(Operator, ANSWERED, FullDestination, Stays(&["failed:destination-refused"])),
+        row(Customer, IDLE, NoBroker, Stays(&["denied:no-destination"])),
+        row(Operator, IDLE, NoBroker, Stays(&[])),
+        row(Customer, COPYING, SilentAgent, Moves).limits("hello_s = 10"),
+        // A paused copy left behind.
+        row(Customer, COPYING, LeavePausedCopy, Stays(&["failed:unexplained", "failed:source-error"])),
+        row(Operator, COPYING, LeavePausedCopy, Stays(&["failed:unexplained", "failed:source-error"])),
         // Ended on purpose.
+        row(Customer, ANSWERED, CancelByGuest, Stays(&["cancelled:by-customer"])),
+        row(Customer, TICKET_WRITTEN, CancelByGuest, Stays(&["cancelled:by-customer"])),
+        row(Customer, COPYING, CancelByGuest, Stays(&["cancelled:by-customer"])),
+        row(Customer, SWITCHING, CancelByGuest, Moves),
+        row(Customer, COPYING, CancelByOperator, Stays(&["cancelled:by-operator"])),
+        row(Operator, COPYING, CancelByOperator, Stays(&["cancelled:by-operator"])),
         row(Customer, COPYING, Fault::None, Stays(&["failed:time-limit"]))
             .limits("max_total_s = 8")
             .dirtying(60),
