@@ -157,7 +157,10 @@ impl Broker {
             }
             Event::Domains(Err(e)) => {
                 self.relist_at = now.mono + RELIST_SOON;
-                self.log(Level::Warn, None, format!("listing the domains: {e}"));
+                // Without a connection that has been said already, or the first one is just being made.
+                if self.connected {
+                    self.log(Level::Warn, None, format!("listing the domains: {e}"));
+                }
             }
             Event::Domain { uuid, result: Ok(domain) } => {
                 debug_assert_eq!(uuid, domain.uuid);
@@ -310,6 +313,8 @@ impl Broker {
                 }
                 history.add(now.mono, now.unix_ms, sample);
             }
+            // Said already, as above.
+            Err(_) if is_me && !self.connected => {}
             Err(e) => {
                 if history.trouble.is_none() {
                     let text = format!("host {host} does not answer: {e}");

@@ -76,7 +76,9 @@ fn with_broker(pool: &Pool, guest: &Guest, from: usize) -> Result<u64> {
     std::thread::sleep(Duration::from_millis(1500));
     wait("the migrate call to return", 60, || {
         let records = pool.records_of(from)?;
-        Ok(records.last().is_some_and(|r| r.state == MoveState::Left))
+        // The record is of the event that the domain left; the call returns a little later.
+        let returned = calls_in(&pool.log(from)).len() > before;
+        Ok(returned && records.last().is_some_and(|r| r.state == MoveState::Left))
     })?;
     match calls_in(&pool.log(from)).get(before..) {
         Some([call_us]) => Ok(*call_us),
