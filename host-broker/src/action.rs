@@ -1,6 +1,7 @@
 //! Every way the broker touches the world. Decided in `decide/`, done in `io/execute.rs`, which has no
 //! branch on policy.
 
+use crate::config::Config;
 use crate::control::Reply;
 use crate::event::Caller;
 use crate::hypervisor::{Mark, MigrateSpec, Needs};
@@ -82,6 +83,17 @@ pub enum Action {
     },
     SetAutostart {
         uuid: Uuid,
+    },
+    /// Answered by `Event::Reloaded`.
+    ReadConfig {
+        caller: Option<Caller>,
+    },
+    /// What `io/` needs of a configuration that is in force from now on.
+    Configure(Box<Config>),
+    /// An attached guest is to know this of the host from now on. Nothing that it is owed is lost.
+    Greet {
+        uuid: Uuid,
+        hello: HostHello,
     },
     Reply {
         caller: Caller,

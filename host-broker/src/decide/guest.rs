@@ -154,6 +154,10 @@ impl Move {
         }
     }
 
+    pub fn is_unclear(&self) -> bool {
+        matches!(self, Move::Unclear { .. })
+    }
+
     /// libvirt may have moved it: a domain that is no longer here need not be dead.
     pub fn may_have_left(&self) -> bool {
         match self {

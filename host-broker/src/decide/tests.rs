@@ -2,6 +2,8 @@
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "a script looks for what it is about")]
 
+mod reload;
+
 use super::Broker;
 use crate::action::Action;
 use crate::alias::AliasKey;

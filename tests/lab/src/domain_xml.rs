@@ -2,16 +2,13 @@
 
 use std::{net::Ipv4Addr, path::Path};
 
+use coms_protocol::{LINE_ALIAS, PORT_NAME};
+
 use crate::{
     debian,
     guest::{GuestConfig, Line, System},
     requirements::kernel_dir,
 };
-
-/// The port that the agent talks through.
-const PORT: &str = "org.coms.agent.0";
-/// The alias of a serial line that stands in for it.
-const LINE_ALIAS: &str = "ua-org-coms-agent-0";
 
 /// Where a host's QEMU writes what the guest says on its console, inside the host.
 pub(crate) fn console_path(name: &str) -> String {
@@ -35,7 +32,8 @@ pub(crate) fn domain_xml(config: &GuestConfig, uuid: &str, initrd: &Path) -> Str
             " net.ifnames=0 systemd.show_status=no",
         ),
     };
-    let ports = config.port.then_some(PORT).into_iter().chain(config.more_ports.iter().map(String::as_str));
+    let ports =
+        config.port.then_some(PORT_NAME).into_iter().chain(config.more_ports.iter().map(String::as_str));
     let channels: String = ports
         .map(|port| format!("<channel type='unix'><target type='virtio' name='{port}'/></channel>"))
         .collect();

@@ -9,6 +9,7 @@ use coms_lab::{
     AgentBinaries, AgentConfig, Guest, GuestConfig, Host, HostConfig, Lab, LabConfig, Process, Signal,
 };
 use serde_json::Value;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -183,6 +184,10 @@ impl Stage {
     pub fn start_broker(&mut self, i: usize) -> Result<()> {
         let host = self.host(i);
         host.write_file("/etc/coms/alias.key", "the pool's secret")?;
+        std::fs::set_permissions(
+            host.path_of("/etc/coms/alias.key"),
+            std::fs::Permissions::from_mode(0o600),
+        )?;
         host.write_file("/etc/coms/broker.toml", self.broker_toml(i))?;
         let process = host.spawn(
             &self.settings.programs()?.broker,
