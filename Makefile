@@ -10,7 +10,7 @@ unexport CARGO_TARGET_DIR
 # Benches by name: make bench B="calls messages"; all of them without.
 B ?=
 
-.PHONY: help setup build demo bench test test-quick test-lab test-faults lint fuzz clean
+.PHONY: help setup build man demo bench test test-quick test-lab test-faults lint fuzz clean
 
 help:
 	@echo "make demo        a VM saves itself from noisy neighbours (needs root; < 5 min after building)"
@@ -20,6 +20,7 @@ help:
 	@echo "make test-faults every row of the fault table (not yet part of make test)"
 	@echo "make lint        rustfmt and clippy"
 	@echo "make build       the programs, into target/release"
+	@echo "make man         the manual pages, into target/man (man -l target/man/comsctl.8)"
 	@echo "make fuzz        search the wire for a crash (needs cargo-fuzz and a nightly toolchain)"
 
 setup:
@@ -27,6 +28,9 @@ setup:
 
 build: setup
 	$(CARGO) build --release -p coms-broker -p coms-agent
+
+man:
+	$(CARGO) run --quiet -p coms-man -- target/man
 
 demo: setup
 	$(CARGO) run --quiet --release -p coms-story --bin coms-demo -- $(S)
