@@ -52,7 +52,7 @@ pub(crate) fn domain_xml(config: &GuestConfig, uuid: &str, initrd: &Path) -> Str
   <uuid>{uuid}</uuid>
   {metadata}
   <memory unit='MiB'>{memory_mib}</memory>
-  <vcpu>1</vcpu>
+  <vcpu>{vcpus}</vcpu>
   <os>
     <type arch='x86_64' machine='pc-i440fx-7.2'>hvm</type>
     <kernel>{kernel}/vmlinuz</kernel>
@@ -80,6 +80,7 @@ pub(crate) fn domain_xml(config: &GuestConfig, uuid: &str, initrd: &Path) -> Str
   </devices>
 </domain>
 "#,
+        vcpus = config.vcpus,
         memory_mib = config.memory_mib,
         kernel = kernel.display(),
         initrd = initrd.display(),
