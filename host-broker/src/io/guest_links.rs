@@ -41,10 +41,13 @@ const ANSWERED: usize = 64;
 const DAMAGED: usize = 20;
 /// The newest bytes of a guest in debt. A hello fits twice.
 const WINDOW: usize = 1024;
-/// How often the port of a guest in debt is looked at, and how much of it is taken away then.
+/// How often the port of a guest in debt is looked at, and how much of it is taken away then: all that its socket
+/// holds. Behind that may wait what its virtio ring holds, 4 MiB, before its first sensible word.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Drawn anew each time: what all may look past together must not go to the same ones always.
+const LOOK_JITTER_MS: u64 = 8;
 const LOOK_AT: usize = 16 * 1024;
-const LOOKS: usize = 4;
+const LOOKS: usize = 16;
 /// A guest's flood is worth one line in so long, whatever it does.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(300);
 const RECONNECT_FIRST: Duration = Duration::from_millis(50);
@@ -62,8 +65,8 @@ struct Handle {
     outbox: mpsc::Sender<Out>,
     hello: watch::Sender<HostHello>,
     task: tokio::task::JoinHandle<()>,
-    /// The last message found no place, and that was said.
-    full: bool,
+    /// When it was said last that a message found no place.
+    said_full: Option<Instant>,
 }
 
 enum Out {
@@ -93,7 +96,7 @@ impl Links {
             complaint: Complaint::default(),
         };
         let task = tokio::spawn(link.run(channel));
-        self.links.insert(uuid, Handle { outbox, hello, task, full: false });
+        self.links.insert(uuid, Handle { outbox, hello, task, said_full: None });
     }
 
     pub fn detach(&mut self, uuid: Uuid) {
@@ -121,7 +124,8 @@ impl Links {
         let Some(handle) = self.links.get_mut(&uuid) else { return };
         // A full outbox: the guest reads nothing. What it misses it asks for in its next hello.
         let full = handle.outbox.try_send(out).is_err();
-        if !std::mem::replace(&mut handle.full, full) && full {
+        if full && handle.said_full.is_none_or(|at| at + COMPLAIN_EVERY <= Instant::now()) {
+            handle.said_full = Some(Instant::now());
             debug!(guest = %uuid, "reads nothing; what it is owed is dropped");
         }
     }
@@ -255,7 +259,8 @@ impl Link {
                 }
                 () = sleep_until(wake), if wake.is_some() => {
                     if look <= Instant::now() {
-                        look = Instant::now() + LOOK_EVERY;
+                        let jitter = Duration::from_millis(rand::random::<u64>() % LOOK_JITTER_MS);
+                        look = Instant::now() + LOOK_EVERY + jitter;
                         let Some(lost) = self.look_past(stream, &mut unread) else { return Ok(Ended::HungUp) };
                         if lost > 0 {
                             session.input_lost();

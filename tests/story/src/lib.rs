@@ -115,6 +115,8 @@ pub struct Settings {
     pub limits: String,
     /// Each host's CPU, and its link's rate.
     pub hosts: Vec<(usize, Option<u32>)>,
+    /// Hosts have no CPU of their own: the test says who runs where.
+    pub free_cpus: bool,
     /// Run programs that can be stopped between two steps.
     pub stop_points: bool,
 }
@@ -131,6 +133,7 @@ impl Default for Settings {
             enabled: "[\"*\"]".into(),
             limits: "cooldown_s = 0\nrequests_per_minute = 600".into(),
             hosts: vec![(0, None), (1, None)],
+            free_cpus: false,
             stop_points: false,
         }
     }
@@ -141,7 +144,8 @@ impl Stage {
     pub fn up(settings: Settings) -> Result<Stage> {
         let programs = settings.programs()?;
         let hosts = settings.hosts.iter().zip(HOSTS).map(|((cpu, rate), name)| {
-            let host = HostConfig::new(name).cpu(*cpu);
+            let host = HostConfig::new(name);
+            let host = if settings.free_cpus { host } else { host.cpu(*cpu) };
             rate.map_or(host.clone(), |r| host.rate_mbit(r))
         });
         let lab = Lab::new(LabConfig {
