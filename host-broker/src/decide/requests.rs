@@ -27,11 +27,16 @@ impl Broker {
     /// A guest asks. Answered exactly once per id with something final; the same id again repeats the answer.
     pub(super) fn request(&mut self, now: Now, uuid: Uuid, request: Request) {
         let Some(guest) = self.guests.get_mut(&uuid) else { return };
+        let known = guest.waiting.iter().any(|w| w.request == request.id)
+            || guest.mv.plan().is_some_and(|p| p.requests.contains(&request.id));
         guest.waiting.retain(|w| w.request != request.id);
         if let Some(answer) = guest.answer_to(request.id).cloned() {
             return self.tell(uuid, answer);
         }
-        guest.asked_at.push_back(now.mono);
+        // What this broker had asked for again may have been on its way: it is the same request.
+        if !known {
+            guest.asked_at.push_back(now.mono);
+        }
         while guest.asked_at.front().is_some_and(|at| *at + Duration::from_secs(60) < now.mono) {
             guest.asked_at.pop_front();
         }

@@ -213,6 +213,20 @@ fn the_same_request_again_gets_the_same_answer() {
 }
 
 #[test]
+fn a_request_that_comes_again_while_it_is_moved_for_is_not_asking_too_often() {
+    let mut w = World::source();
+    let (migration, _) = w.move_begins(1);
+    for _ in 0..20 {
+        w.ask(1, Wishes::default());
+    }
+    w.event(Event::Returned { uuid: VM, migration, result: Err(other_error()) });
+    w.look(domain(DomainState::Running { arrived: false }));
+    w.pass(35);
+    let actions = w.ask(2, Wishes::default());
+    assert!(find(&actions, |a| matches!(a, Action::Survey { .. })).is_some(), "{actions:?}");
+}
+
+#[test]
 fn a_second_request_is_answered_by_the_first_ones_move() {
     let mut w = World::source();
     let (migration, _) = w.move_begins(1);
