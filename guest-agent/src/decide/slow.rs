@@ -227,7 +227,8 @@ impl Agent {
         if let Some(record) = self.state.record_of(migration) {
             record.effect = Some(effect);
         }
-        self.tell("effect", told, Audience::Everybody);
+        // What was measured is saved before it is told: killed in between, the next life tells it.
+        self.tell_finally("effect", told);
     }
 }
 

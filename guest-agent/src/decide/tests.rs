@@ -487,6 +487,37 @@ fn others_first_means_measure_again_and_paused_means_wait() {
 }
 
 #[test]
+fn whether_it_helped_is_told_once_also_when_the_agent_is_killed_before_it_says_so() {
+    let mut agent = learned("");
+    agent.handle(
+        at(20_000),
+        Event::Link(Session::Message(completed(MigrationId(1), Some(RequestId(3))).into())),
+    );
+    let (mut saved, mut told) = (None, None);
+    for ms in (20_000..40_000).step_by(100) {
+        agent.handle(at(ms), probe(0, 10));
+        for action in agent.take_actions() {
+            if let Action::Save(state) = action {
+                saved = Some(*state);
+            } else if let Action::Tell(telling) = action
+                && telling.event == "effect"
+            {
+                assert!(told.replace((telling, saved.clone())).is_none(), "told once");
+            }
+        }
+    }
+    let (telling, saved) = told.unwrap();
+    let effects = |in_log: BTreeSet<u64>| {
+        let mut next = Agent::new(config(WATCHED), saved.clone().unwrap(), &in_log, 9, at(41_000));
+        let told = |a: &Action| matches!(a, Action::Tell(t) if *t == telling);
+        next.take_actions().iter().filter(|a| told(a)).count()
+    };
+    assert_eq!(effects(BTreeSet::new()), 1, "killed before it was in the log");
+    let number = telling.fields["final"].as_u64().unwrap();
+    assert_eq!(effects([number].into()), 0, "killed after it was");
+}
+
+#[test]
 fn several_slow_workloads_make_one_request_and_waiting_times_hold() {
     let mut agent = Agent::new(config(WATCHED), State::new(5), &BTreeSet::new(), 9, at(0));
     agent.handle(at(1), met("a"));
