@@ -107,7 +107,8 @@ impl Broker {
         let what = format!("{migration}: a paused copy was left here by a broken move");
         let text = if !has.is_empty() {
             format!(
-                "{what}; {} has the VM: once it runs there, remove this copy with virsh destroy",
+                "{what}; {} has the VM: once it runs there, remove this copy with virsh destroy, and its definition \
+                 with virsh undefine",
                 has.join(", ")
             )
         } else if !silent.is_empty() {
