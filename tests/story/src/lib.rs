@@ -117,6 +117,8 @@ pub struct Settings {
     pub hosts: Vec<(usize, Option<u32>)>,
     /// Hosts have no CPU of their own: the test says who runs where.
     pub free_cpus: bool,
+    /// A host of which only so much memory counts.
+    pub memory_mib: Option<(&'static str, u64)>,
     /// Run programs that can be stopped between two steps.
     pub stop_points: bool,
 }
@@ -134,6 +136,7 @@ impl Default for Settings {
             limits: "cooldown_s = 0\nrequests_per_minute = 600".into(),
             hosts: vec![(0, None), (1, None)],
             free_cpus: false,
+            memory_mib: None,
             stop_points: false,
         }
     }
@@ -181,6 +184,9 @@ impl Stage {
                 REGIONS[i],
                 self.host(i).libvirt_uri_remote()
             ));
+            if let Some((_, mib)) = self.settings.memory_mib.filter(|(name, _)| *name == HOSTS[i]) {
+                toml.push_str(&format!("memory_mib = {mib}\n"));
+            }
         }
         toml
     }
