@@ -192,11 +192,12 @@ fn kill_destination_qemu(arena: &Arena) -> Result<()> {
     }
 }
 
-/// What QEMU inherits from its libvirtd: room for libvirtd itself, and none for a guest.
+/// What QEMU inherits from its libvirtd: room for libvirtd itself, and none for a guest. Only the soft limit: not every
+/// root may raise the hard one again.
 fn limit_memory(arena: &Arena, i: usize, bytes: &str) -> Result<()> {
     let pid = arena.stage.host(i).libvirtd_pid().ok_or("no libvirtd to limit")?;
     let status =
-        Command::new("prlimit").args(["--pid", &pid.to_string(), &format!("--data={bytes}")]).status()?;
+        Command::new("prlimit").args(["--pid", &pid.to_string(), &format!("--data={bytes}:")]).status()?;
     if status.success() { Ok(()) } else { Err(format!("prlimit of libvirtd: {status}").into()) }
 }
 
