@@ -28,7 +28,7 @@ learn_s = 12
 "#;
 
 /// How long a guest that overloads itself must stay silent.
-const SILENT: Duration = Duration::from_secs(35);
+const SILENT: Duration = Duration::from_secs(20);
 
 fn victim(n: u8) -> GuestConfig {
     GuestConfig {
