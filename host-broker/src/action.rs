@@ -68,6 +68,10 @@ pub enum Action {
         uuid: Uuid,
         hosts: Vec<(String, String)>,
     },
+    /// Stop a copy that runs at its destination, too. Answered by `Event::Resumed`.
+    Suspend {
+        uuid: Uuid,
+    },
     /// Let a paused copy run that is known to be the only one. Answered by `Event::Resumed`.
     Resume {
         uuid: Uuid,

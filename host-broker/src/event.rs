@@ -118,8 +118,9 @@ pub enum LinkEvent {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Elsewhere {
     No,
-    /// In whatever state.
+    /// In whatever state but running.
     Yes,
+    Runs,
     /// For the operator.
     NoAnswer(String),
 }

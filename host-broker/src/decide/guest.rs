@@ -126,6 +126,10 @@ pub enum Move {
         abort_at: Duration,
         /// When the other hosts were asked whether they have it.
         asked: Option<Duration>,
+        /// It may have begun to run at the destination before the call failed.
+        may_run_there: bool,
+        /// It ran there, too, and was suspended here.
+        suspended: bool,
     },
 }
 

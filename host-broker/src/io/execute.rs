@@ -118,6 +118,7 @@ impl Executor {
                 for (host, uri) in hosts {
                     let answer = match libvirt.domain_on(&uri, uuid).await {
                         Ok(None) => Elsewhere::No,
+                        Ok(Some(state)) if state.runs() => Elsewhere::Runs,
                         Ok(Some(_)) => Elsewhere::Yes,
                         Err(e) => Elsewhere::NoAnswer(e.to_string()),
                     };
@@ -127,6 +128,9 @@ impl Executor {
             }),
             Action::Resume { uuid } => {
                 self.spawn(async move { Event::Resumed { uuid, result: libvirt.resume(uuid).await } });
+            }
+            Action::Suspend { uuid } => {
+                self.spawn(async move { Event::Resumed { uuid, result: libvirt.suspend(uuid).await } });
             }
             Action::Beat(mark) => self.spawn(async move { Event::Marked(libvirt.set_mark(mark).await) }),
             Action::KeepPaused(paused) => self.state.keep_paused(paused),

@@ -249,7 +249,8 @@ impl Stage {
     /// Every broker has seen every host for long enough to judge it.
     pub fn wait_for_load(&self) -> Result<()> {
         for i in 0..self.brokers.len() {
-            self.wait("each broker to know each host's load", 20, || {
+            // After a long cut TCP itself takes its time.
+            self.wait("each broker to know each host's load", 90, || {
                 let hosts = self.comsctl(i, &["hosts"])?;
                 let known = |h: &Value| {
                     let broker = h["this_host"] == true || !h["broker"].is_null();

@@ -1,7 +1,7 @@
 //! Two hosts and a guest that always moves, used for one row after the other.
 
 use super::check;
-use super::moment::Who;
+use super::moment::{Moment, Who};
 use super::report::Line;
 use super::row::{Expect, Initiator, Limits, Row};
 use super::strike::{self, Ends};
@@ -96,7 +96,7 @@ impl Arena {
                     strike::mend(self, ends, row.also)?;
                     self.ready()?;
                 }
-                self.ask(row.initiator, ends)?
+                self.ask(row.initiator, row.at, ends)?
             }
             Some(who) => self.ask_and_strike(row, who, ends)?,
         };
@@ -152,11 +152,29 @@ impl Arena {
         self.stage.wait_for_agent(&self.guest)
     }
 
-    fn ask(&self, initiator: Initiator, ends: Ends) -> Result<Asked> {
+    fn saved_request(&self) -> Result<Option<u64>> {
+        fn id(value: &Value) -> Option<u64> {
+            let fields = value.as_object()?;
+            let here = fields.get("request").and_then(|r| r["id"].as_u64());
+            here.or_else(|| fields.values().find_map(id))
+        }
+        let state: Value = serde_json::from_str(&self.guest.sh("cat /var/lib/coms/agent.json")?)?;
+        match id(&state["life"]) {
+            None => Err(format!("no request was saved: {}", state["life"]).into()),
+            found => Ok(found),
+        }
+    }
+
+    fn ask(&self, initiator: Initiator, at: Moment, ends: Ends) -> Result<Asked> {
         match initiator {
             Initiator::Customer => {
-                let said = coms(&self.guest, &["migrate"])?;
-                Ok(Asked { request: said["request"].as_u64(), migration: None })
+                let request = match coms(&self.guest, &["migrate"]) {
+                    Ok(said) => said["request"].as_u64(),
+                    // The agent stands still between saving it and saying so.
+                    Err(_) if at.who == Some(Who::Agent) => self.saved_request()?,
+                    Err(e) => return Err(e),
+                };
+                Ok(Asked { request, migration: None })
             }
             Initiator::Operator => {
                 let args = ["migrate", self.guest.name(), "--no-wait"];
@@ -180,7 +198,7 @@ impl Arena {
         let asked = match (row.initiator, who) {
             // comsctl hears nothing while its broker stands still: ask aside.
             (Initiator::Operator, Who::SourceBroker) => self.order_aside(ends)?,
-            (Initiator::Operator | Initiator::Customer, _) => self.ask(row.initiator, ends)?,
+            (Initiator::Operator | Initiator::Customer, _) => self.ask(row.initiator, row.at, ends)?,
         };
         let pid = self.stopped(who, ends)?;
         strike::strike(self, ends, row.fault)?;

@@ -45,6 +45,9 @@ pub enum Fault {
     /// The source's libvirtd is killed when the destination runs the guest and before it has heard so. The copy left
     /// behind is removed as the alarm says, when it has been raised.
     LeavePausedCopyOfRunning,
+    /// The destination has finished and runs the guest, and its libvirtd dies before the source's has heard so: libvirt
+    /// lets the guest run on at the source, too. The copy that the broker then suspends is removed as its alarm says.
+    LoseFinish,
     /// The network between the hosts is cut for so many seconds.
     Cut { seconds: u64 },
     /// The destination's QEMU gets no memory for the guest, until the row ends.

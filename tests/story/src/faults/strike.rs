@@ -61,9 +61,11 @@ pub fn strike(arena: &mut Arena, ends: Ends, fault: Fault) -> Result<()> {
         Fault::LeavePausedCopy => {
             hang_libvirtd(arena, ends.to, true)?;
             wait_for_switch_over(arena, ends)?;
+            std::thread::sleep(ASKED_TO_FINISH);
             Ok(arena.stage.host(ends.from).stop_libvirtd(Signal::KILL)?)
         }
         Fault::LeavePausedCopyOfRunning => leave_paused_copy_of_running(arena, ends),
+        Fault::LoseFinish => lose_finish(arena, ends),
         Fault::Cut { .. } => Ok(arena.stage.host(ends.to).set_link(false)?),
         Fault::AbortByVirsh => wait("virsh to abort the job", 20, || {
             // Not quite there yet, it is refused.
@@ -174,13 +176,23 @@ pub fn mend(arena: &mut Arena, ends: Ends, fault: Fault) -> Result<()> {
                 state => Err(format!("with the destination silent, the copy here is {state}").into()),
             }
         }
-        Fault::LeavePausedCopyOfRunning => remove_paused_copy(arena, ends),
+        Fault::LeavePausedCopyOfRunning => {
+            arena.stage.host(ends.from).start_libvirtd()?;
+            remove_paused_copy(arena, ends, "remove this copy with virsh destroy")
+        }
+        Fault::LoseFinish => {
+            remove_paused_copy(arena, ends, "suspended here; remove this copy with virsh destroy")
+        }
         Fault::Cut { seconds } => {
             std::thread::sleep(Duration::from_secs(seconds));
             Ok(arena.stage.host(ends.to).set_link(true)?)
         }
     }
 }
+
+/// After the switch-over: by then the source's libvirtd has asked the destination to finish. Killed earlier, it resumes
+/// its guest when it is back, and nothing is left.
+const ASKED_TO_FINISH: Duration = Duration::from_secs(1);
 
 /// The process that began last holds the copy at the destination.
 fn kill_destination_qemu(arena: &Arena) -> Result<()> {
@@ -237,23 +249,40 @@ fn wait_for_alarm(arena: &Arena, i: usize, about: &str) -> Result<()> {
 fn leave_paused_copy_of_running(arena: &Arena, ends: Ends) -> Result<()> {
     hang_libvirtd(arena, ends.to, true)?;
     wait_for_switch_over(arena, ends)?;
-    // By then it has asked the destination to finish.
-    std::thread::sleep(Duration::from_secs(1));
+    std::thread::sleep(ASKED_TO_FINISH);
     hang_libvirtd(arena, ends.from, true)?;
     hang_libvirtd(arena, ends.to, false)?;
-    let runs = wait("the destination to run the guest", 30, || {
-        let running = arena.stage.host(ends.to).virsh(&["list", "--uuid", "--state-running"])?;
-        Ok(running.contains(arena.guest.uuid()))
-    });
+    let runs = wait_until_it_runs_there(arena, ends);
     arena.stage.host(ends.from).stop_libvirtd(Signal::KILL)?;
     runs
 }
 
+fn wait_until_it_runs_there(arena: &Arena, ends: Ends) -> Result<()> {
+    wait("the destination to run the guest", 30, || {
+        let running = arena.stage.host(ends.to).virsh(&["list", "--uuid", "--state-running"])?;
+        Ok(running.contains(arena.guest.uuid()))
+    })
+}
+
+/// The destination's answer meets a cut network; when that is whole again, nobody is there to say it again.
+fn lose_finish(arena: &Arena, ends: Ends) -> Result<()> {
+    let destination = arena.stage.host(ends.to);
+    hang_libvirtd(arena, ends.to, true)?;
+    wait_for_switch_over(arena, ends)?;
+    std::thread::sleep(ASKED_TO_FINISH);
+    destination.set_link(false)?;
+    hang_libvirtd(arena, ends.to, false)?;
+    let runs = wait_until_it_runs_there(arena, ends);
+    destination.stop_libvirtd(Signal::KILL)?;
+    destination.set_link(true)?;
+    destination.start_libvirtd()?;
+    runs
+}
+
 /// The alarm is raised, nothing was resumed by guess, and what the alarm says is done.
-fn remove_paused_copy(arena: &Arena, ends: Ends) -> Result<()> {
+fn remove_paused_copy(arena: &Arena, ends: Ends, alarm: &str) -> Result<()> {
     let (source, name) = (arena.stage.host(ends.from), arena.guest.name());
-    source.start_libvirtd()?;
-    wait_for_alarm(arena, ends.from, "remove this copy with virsh destroy")?;
+    wait_for_alarm(arena, ends.from, alarm)?;
     // Long enough for the hosts to have been asked again.
     std::thread::sleep(Duration::from_secs(7));
     let state = source.virsh(&["domstate", name])?;
