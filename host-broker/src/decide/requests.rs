@@ -60,7 +60,7 @@ impl Broker {
             return self.follow(uuid, request.id);
         }
         let wants_relief = match request.reason {
-            RequestReason::WorkloadSlow | RequestReason::WorkloadFailing => !request.wishes.avoid_this_host,
+            RequestReason::WorkloadSlow | RequestReason::WorkloadFailing => true,
             RequestReason::Manual | RequestReason::Unknown(_) => false,
         };
         let wish = Wish { wishes: request.wishes, initiator: Initiator::Customer, only: None, wants_relief };
@@ -286,7 +286,7 @@ impl Broker {
             region: plan.wishes.region.as_ref().map(|r| r.as_str().to_owned()),
             only: plan.only.clone(),
             relief: load_here
-                .filter(|_| plan.wants_relief)
+                .filter(|_| plan.wants_relief && !plan.wishes.avoid_this_host)
                 .map(|here| (here, self.config.limits.min_load_gain)),
         };
         let decision = placement::choose(&candidates, &demand);

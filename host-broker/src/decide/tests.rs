@@ -491,7 +491,8 @@ fn complain(w: &mut World, id: u64) -> Vec<Action> {
         id: RequestId(id),
         reason: RequestReason::WorkloadSlow,
         evidence: List::default(),
-        wishes: Wishes::default(),
+        // As the shipped agent asks.
+        wishes: Wishes { avoid_this_host: true, ..Wishes::default() },
     };
     w.event(Event::Link { uuid: VM, event: LinkEvent::Said(GuestToHost::Request(request)) })
 }
