@@ -43,6 +43,16 @@ impl Agent {
                     self.cancel_queued.take_if(|id| *id == cancel.request);
                 }
                 GuestToHost::TimeQuery(_) => {}
+                // TODO next
+                GuestToHost::Attend(_)
+                | GuestToHost::Ready(_)
+                | GuestToHost::Hold(_)
+                | GuestToHost::Postpone(_)
+                | GuestToHost::Veto(_)
+                | GuestToHost::HostsQuery(_)
+                | GuestToHost::RandomStart(_)
+                | GuestToHost::RandomStop(_)
+                | GuestToHost::RandomQuery(_) => {}
             },
             Session::Heartbeat { .. } => {
                 // Both ends are awake now anyway: the idle comparison of clocks costs no wake-up of its own.
@@ -144,6 +154,11 @@ impl Agent {
                 self.ignored.not_mine += u64::from(!known);
             }
             HostToGuest::TimeReply(m) => self.clocks.answered(now, m.number, m.host_unix_us),
+            // TODO next
+            HostToGuest::Terms(_)
+            | HostToGuest::Verdict(_)
+            | HostToGuest::Hosts(_)
+            | HostToGuest::RandomStatus(_) => {}
         }
     }
 

@@ -343,6 +343,18 @@ impl Broker {
                 self.cancelled_by_guest(now, uuid, cancel.request)
             }
             LinkEvent::Said(GuestToHost::Ping(_) | GuestToHost::TimeQuery(_)) => {}
+            // TODO next: announcements and random moves.
+            LinkEvent::Said(
+                GuestToHost::Attend(_)
+                | GuestToHost::Ready(_)
+                | GuestToHost::Hold(_)
+                | GuestToHost::Postpone(_)
+                | GuestToHost::Veto(_)
+                | GuestToHost::HostsQuery(_)
+                | GuestToHost::RandomStart(_)
+                | GuestToHost::RandomStop(_)
+                | GuestToHost::RandomQuery(_),
+            ) => {}
             LinkEvent::Delivered(HostToGuest::Completed(c)) => {
                 self.completed_delivered(now, uuid, c.migration)
             }

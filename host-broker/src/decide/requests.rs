@@ -56,7 +56,7 @@ impl Broker {
         }
         let wants_relief = match request.reason {
             RequestReason::WorkloadSlow | RequestReason::WorkloadFailing => !request.wishes.avoid_this_host,
-            RequestReason::Manual | RequestReason::Unknown(_) => false,
+            RequestReason::Manual | RequestReason::Schedule | RequestReason::Unknown(_) => false,
         };
         let wish = Wish { wishes: request.wishes, initiator: Initiator::Customer, only: None, wants_relief };
         if let Err(denial) = self.begin(now, uuid, Some(request.id), wish) {

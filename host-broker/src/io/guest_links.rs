@@ -367,6 +367,7 @@ fn damaged(session: &Session<Host>) -> u64 {
 fn is_news(message: &HostToGuest) -> bool {
     match message {
         HostToGuest::Notice(_)
+        | HostToGuest::Terms(_)
         | HostToGuest::Completed(_)
         | HostToGuest::Failed(_)
         | HostToGuest::Cancelled(_) => true,
@@ -376,7 +377,10 @@ fn is_news(message: &HostToGuest) -> bool {
         | HostToGuest::Resend(_)
         | HostToGuest::Progress(_)
         | HostToGuest::Pong(_)
-        | HostToGuest::TimeReply(_) => false,
+        | HostToGuest::TimeReply(_)
+        | HostToGuest::Verdict(_)
+        | HostToGuest::Hosts(_)
+        | HostToGuest::RandomStatus(_) => false,
     }
 }
 

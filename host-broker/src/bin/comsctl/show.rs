@@ -65,6 +65,8 @@ fn who(r: &MoveRecord) -> String {
         Initiator::Customer => format!("the guest{request}"),
         Initiator::Operator => "the operator (comsctl)".into(),
         Initiator::Foreign => "somebody past the broker (virsh, a manager)".into(),
+        Initiator::Schedule => format!("the guest's schedule{request}"),
+        Initiator::Random => "the guest's random moves".into(),
         Initiator::Unknown(n) => format!("unknown ({n})"),
     }
 }
