@@ -1,11 +1,13 @@
 //! `/etc/coms/agent.toml`: as typed ([`raw`]), then as checked (here). The rest of the agent sees only what
 //! was checked, so it need not ask again.
 
+mod asked;
 mod check;
 mod hook;
 mod raw;
 mod target;
 
+pub use asked::Asked;
 pub(crate) use check::technique;
 pub use hook::{EVENTS, Hook};
 
@@ -40,6 +42,10 @@ pub struct Config {
     pub workloads: Vec<Workload>,
     /// What runs when something happens.
     pub hooks: Vec<Hook>,
+    /// Be told of a move so long before it begins, also when nobody here asks for it.
+    pub least_notice: Duration,
+    /// Commands that are asked about moves.
+    pub asked: Vec<Asked>,
 }
 
 /// Who may do what at the socket: groups by name or number. Root may do everything.

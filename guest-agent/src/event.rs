@@ -3,7 +3,9 @@
 use crate::config::Config;
 use coms_protocol::Guest;
 use coms_protocol::session::EventOf;
+use coms_protocol::types::MigrationId;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use std::time::Duration;
 
 /// One thing that happened.
@@ -38,8 +40,23 @@ pub enum Event {
     },
     /// The customer wants the configuration read again: the new one, or why there is none.
     Reloaded(Result<Box<Config>, String>),
+    /// A command that [`Action::Run`](crate::action::Action::Run) began ended.
+    Ran(Ran),
     /// The moment that [`Agent::next_timeout`](crate::decide::Agent::next_timeout) named has come.
     Timer,
+}
+
+/// How a command went.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ran {
+    /// Which run.
+    pub run: u64,
+    /// The command's name.
+    pub name: String,
+    /// Absent: it was killed, or could not be started.
+    pub exit_code: Option<i32>,
+    /// Exit code, signal, error and how long it took, as they are told.
+    pub how: Map<String, Value>,
 }
 
 /// A fixed piece of work was done, between two looks at what the kernel counts.
@@ -112,6 +129,20 @@ pub enum Command {
     Cancel(Cancel),
     /// Numbered round trips through both daemons.
     Ping(Ping),
+    /// An application wants to be asked about moves, for as long as it keeps its connection.
+    Register(Register),
+    /// A registered application does not object to the announced move.
+    Ready(Ready),
+    /// It does, for now.
+    Hold(Hold),
+    /// The announced move should begin later.
+    Postpone(Postpone),
+    /// The announced move should not take place.
+    Veto(Veto),
+    /// Which hosts are there?
+    Hosts,
+    /// Play a migration to applications and hooks.
+    Simulate(Simulate),
 }
 
 impl Command {
@@ -119,7 +150,15 @@ impl Command {
     pub fn changes(&self) -> bool {
         match self {
             Command::Status | Command::History | Command::Watch => false,
-            Command::Migrate(_) | Command::Ping(_) | Command::Cancel(_) => true,
+            // Who may look may be asked, too: what an application can hold up, its limits and the operator bound.
+            Command::Register(_) | Command::Ready(_) | Command::Hold(_) => false,
+            Command::Migrate(_)
+            | Command::Ping(_)
+            | Command::Cancel(_)
+            | Command::Postpone(_)
+            | Command::Veto(_)
+            | Command::Hosts
+            | Command::Simulate(_) => true,
         }
     }
 }
@@ -146,6 +185,73 @@ pub struct Migrate {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Cancel {
+    /// Watch from now on, as with [`Command::Watch`].
+    pub watch: bool,
+}
+
+/// An application wants to be asked.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Register {
+    /// Its name, as status and events show it.
+    pub name: String,
+    /// The notice that it wants: as long as it may take to answer.
+    #[serde(default)]
+    pub notice_s: u32,
+    /// The longest that it may hold a move, beyond that.
+    #[serde(default)]
+    pub hold_s: u32,
+}
+
+/// It does not object.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Ready {
+    /// To which; absent: to the one that is announced.
+    pub migration: Option<MigrationId>,
+}
+
+/// It does, for now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hold {
+    /// To which; absent: to the one that is announced.
+    #[serde(default)]
+    pub migration: Option<MigrationId>,
+    /// From now on. A later hold replaces an earlier one, ready ends it.
+    pub for_s: u32,
+}
+
+/// The announced move should begin later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Postpone {
+    /// Which.
+    pub migration: MigrationId,
+    /// Not before this many seconds from now.
+    pub for_s: u32,
+}
+
+/// The announced move should not take place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Veto {
+    /// Which.
+    pub migration: MigrationId,
+}
+
+/// A migration that only applications and hooks see.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Simulate {
+    /// The notice; absent: as long as is wanted here.
+    pub notice_s: Option<u32>,
+    /// The longest hold; absent: as long as is wanted here.
+    pub hold_s: Option<u32>,
+    /// As if the operator overrode everything: no waiting.
+    pub expedited: bool,
+    /// completed, failed or cancelled; absent: completed.
+    pub outcome: Option<String>,
     /// Watch from now on, as with [`Command::Watch`].
     pub watch: bool,
 }

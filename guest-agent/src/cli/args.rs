@@ -1,6 +1,7 @@
 //! The command line, as typed.
 
 use clap::{Parser, Subcommand};
+use coms_protocol::types::MigrationId;
 use std::path::PathBuf;
 
 /// See and steer the live migration of this virtual machine.
@@ -46,6 +47,27 @@ Exit code with --wait: 0 the VM stays where it is, 1 it was too late and the VM 
         after_help = "Examples:\n  coms watch\n  coms watch --json | jq -c 'select(.event == \"completed\")'"
     )]
     Watch,
+    /// Be asked about moves for as long as this runs: events on standard output, "ready" or "hold 30s" on standard input
+    #[command(after_help = "Examples:\n  coms register --name shop --notice 10s --hold 60s\n  \
+coms register --name shop --notice 5s | while read -r line; do ...; done\n\n\
+Each line on standard output is one JSON object; its \"event\" is notice, started, verdict, completed, failed or \
+cancelled. Not answering a notice is the same as ready once the notice time is over.")]
+    Register(Register),
+    /// Let the announced move begin later, as far as the operator allows
+    #[command(after_help = "Examples:\n  coms postpone m00000000000000a7 2h")]
+    Postpone(Postpone),
+    /// Do without the announced move, if the operator allows
+    #[command(after_help = "Examples:\n  coms veto m00000000000000a7")]
+    Veto(Veto),
+    /// The hosts on which this VM may run, as it may know them
+    #[command(after_help = "Examples:\n  coms hosts\n  coms hosts --json | jq '.hosts[].place.region'")]
+    Hosts,
+    /// Play a whole migration to applications, commands and hooks; nothing moves, nothing is remembered
+    #[command(
+        after_help = "Examples:\n  coms simulate --wait\n  coms simulate --notice 30s --outcome failed --wait\n  \
+coms simulate --expedited"
+    )]
+    Simulate(Simulate),
     /// Numbered round trips through both daemons, each answered exactly once, also across a migration
     #[command(after_help = "Examples:\n  coms ping\n  coms ping --count 1000 --interval-ms 50 --json")]
     Ping(Ping),
@@ -94,6 +116,55 @@ pub(crate) struct Cancel {
 }
 
 #[derive(Debug, clap::Args)]
+pub(crate) struct Register {
+    /// What status and events call it
+    #[arg(long)]
+    pub name: String,
+    /// Time to answer a notice: 90s, 10m
+    #[arg(long, value_name = "TIME", value_parser = seconds, default_value = "10s")]
+    pub notice: u32,
+    /// Longest time to hold a move beyond that; without it, not at all
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    pub hold: Option<u32>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Postpone {
+    /// The announced migration, as `coms status` shows it
+    #[arg(value_name = "ID")]
+    pub migration: MigrationId,
+    /// Not before so much time from now: 90s, 10m, 2h
+    #[arg(value_name = "FOR", value_parser = seconds)]
+    pub wait: u32,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Veto {
+    /// The announced migration, as `coms status` shows it
+    #[arg(value_name = "ID")]
+    pub migration: MigrationId,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Simulate {
+    /// The notice [default: as long as is wanted here]
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    pub notice: Option<u32>,
+    /// The longest hold [default: as long as is wanted here]
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    pub hold: Option<u32>,
+    /// As if the operator overrode everything: no waiting
+    #[arg(long)]
+    pub expedited: bool,
+    /// How it ends: completed, failed or cancelled
+    #[arg(long, default_value = "completed")]
+    pub outcome: String,
+    /// Wait for the end
+    #[arg(long)]
+    pub wait: bool,
+}
+
+#[derive(Debug, clap::Args)]
 pub(crate) struct Ping {
     /// How many
     #[arg(long, default_value_t = 5)]
@@ -109,7 +180,7 @@ pub(crate) struct Ping {
     pub times: bool,
 }
 
-fn seconds(text: &str) -> Result<u32, String> {
+pub(crate) fn seconds(text: &str) -> Result<u32, String> {
     let wanted = "write it like 90s, 10m or 2h";
     let at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(at);

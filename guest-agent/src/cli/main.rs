@@ -1,6 +1,7 @@
 //! `coms`: the customer's command line. Talks to the daemon over its socket and decides nothing itself.
 
 mod args;
+mod asked;
 mod client;
 mod doctor;
 mod show;
@@ -8,7 +9,7 @@ mod show;
 use args::{Args, Wanted};
 use clap::Parser;
 use client::{Client, Trouble};
-use coms_agent::event::{Cancel, Command, Migrate, Ping};
+use coms_agent::event::{Cancel, Command, Migrate, Ping, Postpone, Veto};
 use serde_json::Value;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
@@ -98,6 +99,21 @@ fn run(args: &Args) -> Result<bool, Trouble> {
             let stage = "called off; waiting for the final answer";
             Ok(wait(args, &mut client, &answer, stage)? != "completed")
         }
+        Wanted::Register(wanted) => asked::register(client, wanted),
+        Wanted::Postpone(wanted) => {
+            let said = Postpone { migration: wanted.migration, for_s: wanted.wait };
+            out(&client.ask(&Command::Postpone(said))?, asked::postponed);
+            Ok(true)
+        }
+        Wanted::Veto(wanted) => {
+            out(&client.ask(&Command::Veto(Veto { migration: wanted.migration }))?, asked::vetoed);
+            Ok(true)
+        }
+        Wanted::Hosts => {
+            out(&client.ask(&Command::Hosts)?, asked::hosts);
+            Ok(true)
+        }
+        Wanted::Simulate(wanted) => asked::simulate(args, &mut client, wanted),
         Wanted::Ping(wanted) => {
             let ping = Ping {
                 count: wanted.count,

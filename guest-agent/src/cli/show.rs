@@ -1,10 +1,11 @@
 //! The daemon's JSON as text for people. What is absent is not shown; nothing is made up for it.
 
+use crate::asked;
 use serde_json::Value;
 use std::fmt::Write;
 
 /// Text at `path`, or nothing.
-fn text(v: &Value, path: &str) -> String {
+pub(crate) fn text(v: &Value, path: &str) -> String {
     match v.pointer(path) {
         Some(Value::String(s)) => s.clone(),
         Some(Value::Number(n)) => n.to_string(),
@@ -13,19 +14,19 @@ fn text(v: &Value, path: &str) -> String {
     }
 }
 
-fn flag(v: &Value, path: &str) -> bool {
+pub(crate) fn flag(v: &Value, path: &str) -> bool {
     v.pointer(path).and_then(Value::as_bool).unwrap_or(false)
 }
 
 /// "before VALUE after", if there is a value.
-fn if_known(out: &mut String, before: &str, v: &Value, path: &str, after: &str) {
+pub(crate) fn if_known(out: &mut String, before: &str, v: &Value, path: &str, after: &str) {
     let value = text(v, path);
     if !value.is_empty() {
         let _ = write!(out, "{before}{value}{after}");
     }
 }
 
-fn items<'a>(v: &'a Value, path: &str) -> impl Iterator<Item = &'a Value> {
+pub(crate) fn items<'a>(v: &'a Value, path: &str) -> impl Iterator<Item = &'a Value> {
     v.pointer(path).and_then(Value::as_array).into_iter().flatten()
 }
 
@@ -73,6 +74,9 @@ pub(crate) fn status(v: &Value) -> String {
             out.push('\n');
         }
     }
+    if let Some(a) = v.pointer("/announced") {
+        let _ = writeln!(out, "Announced  {}", asked::announced(a));
+    }
     if let Some(m) = v.pointer("/moving") {
         let _ = writeln!(
             out,
@@ -87,6 +91,10 @@ pub(crate) fn status(v: &Value) -> String {
     }
     if flag(v, "/measuring_effect") {
         out.push_str("           measuring whether it helped\n");
+    }
+    let apps: Vec<_> = items(v, "/apps").map(|a| text(a, "/app")).collect();
+    if !apps.is_empty() {
+        let _ = writeln!(out, "Asked      {}", apps.join(", "));
     }
     if let Some(machine) = v.pointer("/machine") {
         let _ = writeln!(out, "Machine    {}", self::machine(machine));
@@ -125,7 +133,7 @@ pub(crate) fn status(v: &Value) -> String {
     out.trim_end().to_owned()
 }
 
-fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> String {
+pub(crate) fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> String {
     let width =
         |i: usize| rows.iter().map(|r| r[i].chars().count()).chain([head[i].len()]).max().unwrap_or(0);
     let widths: Vec<_> = (0..N).map(width).collect();
@@ -241,6 +249,9 @@ pub(crate) fn event(v: &Value) -> String {
             let _ = write!(out, " {}: {}", text(v, "/migration"), verdict(v));
         }
         "completed" | "failed" | "cancelled" => {
+            if flag(v, "/simulated") {
+                out.push_str(" SIMULATED");
+            }
             if_known(&mut out, " (", v, "/why", ")");
             if_known(&mut out, " ", v, "/migration", "");
             if_known(&mut out, ", request ", v, "/request", "");

@@ -1,6 +1,6 @@
 //! From typed to checked: every value that cannot be meant is refused here, with its key and what would be right.
 
-use super::{Access, Asking, Config, Port, Probe, Rule, Wishes, Workload, hook, raw, target};
+use super::{Access, Asking, Config, Port, Probe, Rule, Wishes, Workload, asked, hook, raw, target};
 use coms_protocol::types::{Metric, Technique, Text};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -60,6 +60,8 @@ pub(super) fn checked(raw: raw::Raw) -> Checked<Config> {
         asking: asking(&raw.asking)?,
         wishes: wishes(raw.wishes)?,
         hooks: hook::checked(raw.hooks)?,
+        least_notice: asked::least(&raw.notice)?,
+        asked: asked::checked(raw.asked)?,
         workloads,
     })
 }

@@ -29,6 +29,13 @@ impl Agent {
             }
             Command::Migrate(wanted) => return self.on_migrate(now, client, &wanted),
             Command::Cancel(wanted) => return self.on_cancel(now, client, wanted.watch),
+            Command::Register(wanted) => return self.on_register(now, client, &wanted),
+            Command::Ready(said) => return self.on_ready(client, said),
+            Command::Hold(said) => return self.on_hold(now, client, said),
+            Command::Postpone(wanted) => return self.on_postpone(now, client, wanted),
+            Command::Veto(wanted) => return self.on_veto(now, client, wanted),
+            Command::Hosts => return self.on_hosts_wanted(now, client),
+            Command::Simulate(wanted) => return self.on_simulate(now, client, &wanted),
             Command::Ping(wanted) => match self.on_ping(now, client, wanted) {
                 Ok(()) => return,
                 Err(error) => json!({ "ok": false, "error": error }),
@@ -156,6 +163,8 @@ impl Agent {
             "machine": self.machine(now.mono),
             "request": request,
             "moving": moving,
+            "announced": self.announced_json(now.mono),
+            "apps": self.apps_json(),
             "measuring_effect": self.measuring.is_some(),
             "cooldown_s": left(self.cooldown_until),
             "backoff_s": left(self.backoff_until),

@@ -5,9 +5,10 @@ use super::request::{Asking, Life, Step, Word};
 use super::{Agent, TELL_WAIT, Untold, fields};
 use crate::action::{Action, Audience};
 use crate::state::{Gap, Outcome, Record};
-use coms_protocol::host_to_guest::{Completed, HostHello, Notice, Progress};
+use coms_protocol::guest_to_host::Attend;
+use coms_protocol::host_to_guest::{Completed, HostHello, Progress};
 use coms_protocol::session::{Event as Session, EventOf, Now};
-use coms_protocol::types::{DenyReason, Figures, Initiator, MigrationId, Place, RequestId};
+use coms_protocol::types::{DenyReason, Figures, Initiator, MigrationId, Phase, Place, RequestId};
 use coms_protocol::{Guest, GuestToHost, HostToGuest};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -43,13 +44,13 @@ impl Agent {
                     self.cancel_queued.take_if(|id| *id == cancel.request);
                 }
                 GuestToHost::TimeQuery(_) => {}
-                // TODO next
                 GuestToHost::Attend(_)
                 | GuestToHost::Ready(_)
                 | GuestToHost::Hold(_)
                 | GuestToHost::Postpone(_)
                 | GuestToHost::Veto(_)
                 | GuestToHost::HostsQuery(_)
+                // TODO next: random
                 | GuestToHost::RandomStart(_)
                 | GuestToHost::RandomStop(_)
                 | GuestToHost::RandomQuery(_) => {}
@@ -71,6 +72,8 @@ impl Agent {
             self.link.former = self.link.place.replace(place.clone());
         }
         self.clocks.met(place.alias.as_str());
+        // Whoever it is, it knows nothing of what is wanted here until it is told.
+        self.attend_said = Attend::default();
         if new_peer {
             self.clocks.burst(now.mono);
             for number in self.pings.as_mut().map(super::ping::Run::new_peer).unwrap_or_default() {
@@ -154,11 +157,11 @@ impl Agent {
                 self.ignored.not_mine += u64::from(!known);
             }
             HostToGuest::TimeReply(m) => self.clocks.answered(now, m.number, m.host_unix_us),
-            // TODO next
-            HostToGuest::Terms(_)
-            | HostToGuest::Verdict(_)
-            | HostToGuest::Hosts(_)
-            | HostToGuest::RandomStatus(_) => {}
+            HostToGuest::Terms(m) => self.on_terms(m),
+            HostToGuest::Verdict(m) => self.on_verdict(now, m),
+            HostToGuest::Hosts(m) => self.on_hosts(&m),
+            // TODO next: random
+            HostToGuest::RandomStatus(_) => {}
         }
     }
 
@@ -216,25 +219,40 @@ impl Agent {
         self.unsaved = true;
     }
 
-    fn on_notice(&mut self, now: Now, m: &Notice) {
-        if self.state.ended(m.migration).is_some() {
-            self.ignored.again += 1;
-            return;
-        }
-        self.begin_moving(now, m.migration);
-        self.tell("notice", fields(m), Audience::Everybody);
-    }
-
     fn on_progress(&mut self, now: Now, m: Progress) {
         if self.state.ended(m.migration).is_some() {
             self.ignored.again += 1;
             return;
         }
-        self.begin_moving(now, m.migration);
+        if m.phase != Phase::Announced {
+            self.begin_moving(now, m.migration);
+        }
         if let Some(moving) = &mut self.moving {
             moving.progress = Some(m);
         }
+        self.tell_stage(&m);
         self.tell("progress", fields(m), Audience::Watchers);
+    }
+
+    /// The stages that everybody hears of, each once: it is prepared, memory is copied.
+    fn tell_stage(&mut self, m: &Progress) {
+        let Some(moving) = &mut self.moving else { return };
+        let told = fields(json!({ "migration": m.migration }));
+        let (prepared, started) = &mut moving.stage_told;
+        match m.phase {
+            Phase::Preparing if !std::mem::replace(prepared, true) => {
+                self.tell("preparing", told, Audience::Everybody);
+            }
+            Phase::Copying | Phase::SwitchingOver | Phase::PostCopy if !std::mem::replace(started, true) => {
+                self.tell_all("started", told);
+            }
+            Phase::Preparing
+            | Phase::Copying
+            | Phase::SwitchingOver
+            | Phase::PostCopy
+            | Phase::Announced
+            | Phase::Unknown(_) => {}
+        }
     }
 
     /// Ends a migration in the books. None: heard before.
@@ -266,6 +284,7 @@ impl Agent {
         }
         let record = self.remember(now, asking.as_ref(), end);
         self.tell_finally(record.outcome.name(), record_json(&record));
+        self.end_announced(migration, record.outcome.name(), record_json(&record));
         asking
     }
 
@@ -289,6 +308,9 @@ impl Agent {
         };
         let record = self.remember(now, asking.as_ref(), end);
         let number = self.keep_final("completed", record_json(&record));
+        self.end_announced(m.migration, "completed", record_json(&record));
+        // Announced by a host that the guest has left.
+        self.announced.take_if(|a| a.simulated.is_none());
         self.untold = Some(Untold { number, migration: m.migration, due: now.mono + TELL_WAIT });
 
         let before = match &mut self.moving {

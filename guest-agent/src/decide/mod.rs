@@ -3,6 +3,9 @@
 //! [`Agent::handle`] takes one event, then restores what must always hold ([`Agent::settle`]): what is due is
 //! done, the hello names what still waits, and whatever must be remembered is saved *before* anything is said.
 
+mod against;
+mod announced;
+mod apps;
 pub mod blame;
 mod cancel;
 pub mod clock;
@@ -13,28 +16,34 @@ mod own_load;
 pub mod ping;
 mod reload;
 pub mod request;
+pub mod round;
 pub mod rule;
+mod simulate;
 mod slow;
 pub mod window;
+mod windows;
 
 use crate::action::{Action, Audience, Telling};
 use crate::config::Config;
 pub(crate) use host::rfc3339;
 
-use crate::event::{Event, PortState};
+use crate::event::{ClientId, Event, PortState};
 use crate::state::{Final, State};
+use against::Awaited;
+use announced::Announced;
+use apps::App;
 use blame::Blame;
 use clock::Clocks;
 use coms_protocol::GuestToHost;
-use coms_protocol::guest_to_host::GuestHello;
-use coms_protocol::host_to_guest::Progress;
+use coms_protocol::guest_to_host::{Attend, GuestHello};
+use coms_protocol::host_to_guest::{Progress, Terms};
 use coms_protocol::session::Now;
 use coms_protocol::types::{List, MigrationId, Place, RequestId, Text};
 use effect::{Before, Measuring};
 use own_load::Episode;
 use rule::Watch;
 use serde_json::{Map, Value};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// A migration whose end was never told is no longer waited for, nor ticked through, after this long.
@@ -63,6 +72,8 @@ struct Moving {
     since: Duration,
     progress: Option<Progress>,
     before: Vec<Before>,
+    /// That it is prepared, and that memory is copied, was told.
+    stage_told: (bool, bool),
 }
 
 /// A completed move that is to be told once the clocks are compared.
@@ -91,6 +102,17 @@ pub struct Agent {
     moving: Option<Moving>,
     untold: Option<Untold>,
     measuring: Option<Measuring>,
+    /// Registered applications.
+    apps: BTreeMap<ClientId, App>,
+    /// What the present host was told of them.
+    attend_said: Attend,
+    /// They wait for their notice.
+    terms: Option<Terms>,
+    announced: Option<Announced>,
+    /// Answers of the host that somebody waits for.
+    awaited: Vec<Awaited>,
+    /// Commands that were run.
+    next_run: u64,
     clocks: Clocks,
     pings: Option<ping::Run>,
     next_ping: u64,
@@ -140,6 +162,12 @@ impl Agent {
             moving: None,
             untold: None,
             measuring: None,
+            apps: BTreeMap::new(),
+            attend_said: Attend::default(),
+            terms: None,
+            announced: None,
+            awaited: Vec::new(),
+            next_run: 0,
             clocks: Clocks::new(random >> 11),
             pings: None,
             next_ping: random >> 11,
@@ -189,7 +217,9 @@ impl Agent {
                 if self.pings.as_ref().is_some_and(|p| p.client() == client) {
                     self.pings = None;
                 }
+                self.app_gone(client);
             }
+            Event::Ran(ran) => self.on_ran(now, ran),
             Event::TickerStopped { worst } => self.on_ticker(worst),
             Event::Reloaded(config) => self.on_reload(now, config),
             Event::Timer => {}
@@ -212,6 +242,8 @@ impl Agent {
             self.moving.as_ref().map(|m| m.since + MOVING_MAX),
             self.afresh_at,
             self.verdict_timeout(),
+            self.announced_timeout(),
+            self.awaited_timeout(),
         ]
         .into_iter()
         .flatten()
@@ -233,7 +265,12 @@ impl Agent {
         self.settle_pings(now);
         if self.moving.as_ref().is_some_and(|m| m.since + MOVING_MAX <= now.mono) {
             self.end_moving(now);
+            // Its end was never told, and will not be.
+            self.announced.take_if(|a| a.simulated.is_none());
         }
+        self.settle_announced(now);
+        self.settle_awaited(now);
+        self.settle_attend();
         self.settle_untold(now);
         self.settle_effect(now);
         self.settle_afresh(now);
@@ -264,8 +301,14 @@ impl Agent {
 
     fn tell(&mut self, event: &str, fields: Map<String, Value>, to: Audience) {
         // What is told must be a name that a hook can have.
-        debug_assert!(to == Audience::Watchers || crate::config::EVENTS.contains(&event), "{event}");
+        debug_assert!(to != Audience::Everybody || crate::config::EVENTS.contains(&event), "{event}");
         self.actions.push(Action::Tell(Telling { event: event.to_owned(), fields, to }));
+    }
+
+    /// Tells everybody, registered applications included.
+    fn tell_all(&mut self, event: &str, fields: Map<String, Value>) {
+        self.tell(event, fields.clone(), Audience::Everybody);
+        self.tell(event, fields, Audience::Apps);
     }
 
     /// Tells the last word about something: once, also across a restart at any moment.
@@ -285,7 +328,7 @@ impl Agent {
 
     fn release_final(&mut self, number: u64) {
         let Some(last) = self.state.outbox.iter().find(|f| f.number == number).cloned() else { return };
-        self.tell(&last.event, last.fields, Audience::Everybody);
+        self.tell_all(&last.event, last.fields);
         self.told.push(number);
     }
 
@@ -311,7 +354,8 @@ impl Agent {
             self.actions.push(Action::StartTicker);
         }
         let before = self.before(now.mono);
-        self.moving = Some(Moving { migration, since: now.mono, progress: None, before });
+        self.moving =
+            Some(Moving { migration, since: now.mono, progress: None, before, stage_told: (false, false) });
         self.clocks.set_moving(true, now.mono);
         self.clocks.burst(now.mono);
     }

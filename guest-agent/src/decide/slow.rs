@@ -73,6 +73,7 @@ impl Agent {
         let free = self.state.life == Life::Idle
             && self.link.established
             && self.moving.is_none()
+            && self.announced.is_none()
             && self.untold.is_none()
             && self.measuring.is_none()
             && now.mono >= self.cooldown_until

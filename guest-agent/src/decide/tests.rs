@@ -94,12 +94,15 @@ impl World {
                     }
                     self.sent.push(message);
                 }
+                // Applications hear what everybody hears; the log has it once.
+                Action::Tell(telling) if telling.to == Audience::Apps => {}
                 Action::Tell(telling) => self.log.push(telling),
                 Action::StopTicker => {
                     self.agent.handle(at(self.ms), Event::TickerStopped { worst: Duration::ZERO });
                     actions.extend(self.agent.take_actions());
                 }
                 Action::SetHello(_) | Action::SendOnce(_) | Action::Reply { .. } | Action::Watch(_) => {}
+                Action::Inform(_) | Action::Run { .. } => {}
                 Action::StartTicker | Action::Measure(_) | Action::Configure(_) | Action::Work { .. } => {}
             }
         }
