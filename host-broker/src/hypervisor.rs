@@ -176,6 +176,8 @@ pub struct JobFigures {
     pub page_size: Option<u64>,
     /// `errmsg` of a failed job. For the host's log only.
     pub error: Option<String>,
+    /// It is a migration away from here, not a dump or a backup (`operation`).
+    pub leaves: Option<bool>,
 }
 
 /// What the local libvirt tells without being asked.

@@ -13,6 +13,7 @@
 
 pub mod action;
 pub mod alias;
+pub mod announced;
 pub mod config;
 pub mod control;
 pub mod decide;

@@ -1,7 +1,7 @@
 //! From what was typed to what may be relied on.
 
-use super::raw::{Typed, TypedLimits};
-use super::{Config, GuestPattern, Host, Limits};
+use super::raw::{Typed, TypedLimits, TypedNotice};
+use super::{Config, GuestPattern, Host, Limits, Notices};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use uuid::Uuid;
@@ -64,6 +64,7 @@ impl Typed {
             enabled.push(Uuid::parse_str(&pattern).map_or(GuestPattern::Name(pattern), GuestPattern::Uuid));
         }
         let limits = self.limits.check()?;
+        let notices = self.notice.check()?;
         for (key, path) in [("paths.socket", &self.paths.socket), ("paths.state", &self.paths.state)] {
             if !path.is_absolute() {
                 return wrong(key, format!("`{}` is relative", path.display()), "write an absolute path");
@@ -74,6 +75,7 @@ impl Typed {
             peers,
             enabled,
             limits,
+            notices,
             alias_key_file: self.aliases.key_file,
             socket: self.paths.socket,
             state: self.paths.state,
@@ -148,6 +150,25 @@ impl TypedLimits {
             min_vcpu_wait: self.min_vcpu_wait,
             hello: Duration::from_secs(range("hello_s", self.hello_s, 5, 86_400)?),
             ticket_ttl: Duration::from_secs(range("ticket_ttl_s", self.ticket_ttl_s, 60, 30 * 86_400)?),
+        })
+    }
+}
+
+impl TypedNotice {
+    fn check(self) -> Result<Notices, Wrong> {
+        let at_most = |key: &str, value: u64, high: u64| {
+            let too_long = || format!("{value} is not between 0 and {high}");
+            if value <= high {
+                Ok(Duration::from_secs(value))
+            } else {
+                wrong(format!("notice.{key}"), too_long(), "take a value in that range; 0 allows none")
+            }
+        };
+        Ok(Notices {
+            notice_max: at_most("notice_max_s", self.notice_max_s, 86_400)?,
+            hold_max: at_most("hold_max_s", self.hold_max_s, 86_400)?,
+            postpone_max: at_most("postpone_max_s", self.postpone_max_s, 30 * 86_400)?,
+            veto: self.veto,
         })
     }
 }

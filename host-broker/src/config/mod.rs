@@ -31,6 +31,7 @@ pub struct Config {
     pub peers: Vec<Host>,
     pub enabled: Vec<GuestPattern>,
     pub limits: Limits,
+    pub notices: Notices,
     /// Secret behind the aliases, the same file on all hosts of a pool.
     pub alias_key_file: Option<PathBuf>,
     pub socket: PathBuf,
@@ -108,6 +109,28 @@ pub struct Limits {
     pub hello: Duration,
 }
 
+/// What guests may want when they are told of a move before it begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Notices {
+    /// Longest notice that a guest gets because its applications want it.
+    pub notice_max: Duration,
+    /// A guest may hold a move that long beyond its notice.
+    pub hold_max: Duration,
+    /// A guest may postpone a move until that long after it was announced.
+    pub postpone_max: Duration,
+    pub veto: Vetoes,
+}
+
+/// Which moves a guest may refuse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Vetoes {
+    /// Those that are made for it: its requests, its schedule, its random moves.
+    Own,
+    All,
+    Never,
+}
+
 impl Config {
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(file)
@@ -177,6 +200,7 @@ mod tests {
             ("[guests]", "[limits]\nsimultaneous_moves = 0\n[guests]", "limits.simultaneous_moves"),
             ("cpus = 4", "cpu = 4", "cpu"),
             ("[guests]", "[limits]\nticket_ttl_s = 60\n[guests]", "limits.ticket_ttl_s"),
+            ("[guests]", "[notice]\nhold_max_s = 90000\n[guests]", "notice.hold_max_s"),
             ("[guests]", "[limits]\nmax_downtime_ms = 700000\n[guests]", "limits.max_downtime_ms"),
         ] {
             let text = parse(&GOOD.replace(from, to)).unwrap_err().to_string();

@@ -1,5 +1,6 @@
 //! The file as typed.
 
+use super::Vetoes;
 use serde::Deserialize;
 use std::path::PathBuf;
 
@@ -13,6 +14,8 @@ pub(super) struct Typed {
     pub guests: TypedGuests,
     #[serde(default)]
     pub limits: TypedLimits,
+    #[serde(default)]
+    pub notice: TypedNotice,
     #[serde(default)]
     pub aliases: TypedAliases,
     #[serde(default)]
@@ -83,6 +86,21 @@ impl Default for TypedLimits {
             min_vcpu_wait: 0.2,
             hello_s: 60,
         }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct TypedNotice {
+    pub notice_max_s: u64,
+    pub hold_max_s: u64,
+    pub postpone_max_s: u64,
+    pub veto: Vetoes,
+}
+
+impl Default for TypedNotice {
+    fn default() -> Self {
+        Self { notice_max_s: 60, hold_max_s: 300, postpone_max_s: 86_400, veto: Vetoes::Own }
     }
 }
 

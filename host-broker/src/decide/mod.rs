@@ -8,6 +8,7 @@
 //!   admission   may it be moved now?                     placement  where to?     load  how busy is a host?
 //!   standing    what does a ticket in a domain mean?     views      what comsctl sees
 //!   alarms      what somebody should look at
+//!   announce    a guest is asked before it is moved    foreign    moves that this broker did not begin
 //! ```
 //!
 //! libvirt is the truth about where a VM is; this is only what we make of it. Each domain is looked at afresh
@@ -16,8 +17,10 @@
 
 pub mod admission;
 mod alarms;
+mod announce;
 mod arrivals;
 mod cancel;
+mod foreign;
 mod guest;
 pub mod load;
 mod moves;
@@ -31,6 +34,7 @@ mod views;
 
 use crate::action::{Action, Level};
 use crate::alias::AliasKey;
+use crate::announced::{Kept, Stays};
 use crate::config::{Config, Host};
 use crate::control::Alarm;
 use crate::event::{Event, LinkEvent, Now};
@@ -40,7 +44,7 @@ use admission::Denial;
 use coms_protocol::guest_to_host::GuestToHost;
 use coms_protocol::host_to_guest::{HostHello, HostToGuest};
 use coms_protocol::types::{DenyReason, MigrationId, Place, Text};
-use guest::{Guest, Move};
+use guest::{Came, Guest, Move};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use uuid::Uuid;
@@ -76,6 +80,14 @@ pub struct Broker {
     moved_unix_ms: BTreeMap<Uuid, u64>,
     /// Customers' moves are paused by the operator.
     paused: bool,
+    /// What a former broker announced to domains that were not seen yet, and all that a next one is to know.
+    to_take_up: BTreeMap<Uuid, Kept>,
+    kept: Vec<Kept>,
+    /// Which domains are here. None: no broker was here before.
+    stays: Option<Stays>,
+    stays_touched: bool,
+    /// All domains were listed since the start.
+    listed: bool,
     /// The local libvirt answers.
     connected: bool,
     /// The next sign of life for the other hosts' brokers.
@@ -125,6 +137,11 @@ impl Broker {
             records: past.into_iter().skip(skip).collect(),
             moved_unix_ms,
             paused: false,
+            to_take_up: BTreeMap::new(),
+            kept: Vec::new(),
+            stays: None,
+            stays_touched: false,
+            listed: false,
             connected: false,
             beat: 0,
             beat_at: Duration::ZERO,
@@ -145,6 +162,12 @@ impl Broker {
         Self { paused, ..self }
     }
 
+    /// What a former broker announced, and which domains it had.
+    pub fn after(self, announced: Vec<Kept>, stays: Option<Stays>) -> Self {
+        let to_take_up = announced.iter().map(|k| (k.uuid, k.clone())).collect();
+        Self { to_take_up, kept: announced, stays, ..self }
+    }
+
     /// Takes one event; returns what is to be done, in order.
     pub fn handle(&mut self, now: Now, event: Event) -> Vec<Action> {
         self.unix_ms = now.unix_ms;
@@ -154,6 +177,9 @@ impl Broker {
                 self.relist_at = now.mono + RELIST;
                 self.all_seen(now, domains);
                 self.first_list_due = false;
+                self.listed = true;
+                self.stays_touched = true;
+                self.drop_what_is_not_here(now);
             }
             Event::Domains(Err(e)) => {
                 self.relist_at = now.mono + RELIST_SOON;
@@ -177,6 +203,7 @@ impl Broker {
             }
             Event::TicketCleared { uuid, result } => self.ticket_cleared(now, uuid, result),
             Event::Progress { uuid, migration, figures } => self.progress(now, uuid, migration, &figures),
+            Event::Watched { uuid, migration } => self.watched(uuid, migration),
             Event::Returned { uuid, migration, result } => self.returned(now, uuid, migration, result),
             Event::Figures { uuid, migration, figures } => {
                 self.arrival_figures(now, uuid, migration, figures.as_deref())
@@ -189,6 +216,9 @@ impl Broker {
         }
         if std::mem::take(&mut self.records_touched) {
             self.records.iter_mut().for_each(|r| r.note_step(now.unix_ms));
+        }
+        if std::mem::take(&mut self.stays_touched) {
+            self.keep_stays();
         }
         std::mem::take(&mut self.out)
     }
@@ -214,7 +244,7 @@ impl Broker {
             HvEvent::SwitchingOver { uuid } => self.switching_over(now, uuid),
             HvEvent::Left { uuid } => self.left(now, uuid),
             HvEvent::Gone { uuid } => self.out.push(Action::Look { uuid }),
-            HvEvent::Iteration { uuid, round } => self.iteration(uuid, round),
+            HvEvent::Iteration { uuid, round } => self.iteration(now, uuid, round),
             HvEvent::JobCompleted { uuid, figures } => self.job_completed(uuid, &figures),
         }
     }
@@ -226,7 +256,16 @@ impl Broker {
         self.out.extend(gone.into_iter().map(|uuid| Action::Look { uuid }));
         for domain in domains {
             if self.first_list_due {
-                self.guests.entry(domain.uuid).or_insert_with(|| Guest::found(domain.clone()));
+                let known =
+                    self.stays.as_ref().is_none_or(|s| s.get(&domain.uuid) == domain.channel.as_ref());
+                self.guests.entry(domain.uuid).or_insert_with(|| {
+                    let mut guest = Guest::found(domain.clone());
+                    if domain.state == (DomainState::Running { arrived: true }) && !known {
+                        // It came while nobody listened.
+                        guest.came = Some(Came { at: None, ticket: None });
+                    }
+                    guest
+                });
             }
             self.seen(now, domain);
         }
@@ -245,12 +284,19 @@ impl Broker {
             | DomainState::Paused { .. }
             | DomainState::Other => domain.channel.clone(),
         };
+        let arrived = domain.state == DomainState::Running { arrived: true };
+        let is_new = !self.guests.contains_key(&uuid);
         let guest = self.guests.entry(uuid).or_insert_with(|| Guest::new(domain.clone()));
+        let was_coming = matches!(guest.domain.state, DomainState::Incoming | DomainState::RunningPostCopy);
+        if arrived && (is_new || was_coming) && guest.came.is_none() {
+            guest.came = Some(Came { at: None, ticket: None });
+        }
         guest.domain = domain;
+        self.stays_touched |= guest.attached != channel;
         if guest.attached != channel {
             if guest.attached.is_some() {
                 self.out.push(Action::Detach { uuid });
-                guest.agent = None;
+                (guest.agent, guest.attend) = (None, None);
             }
             if let Some(channel) = channel.clone() {
                 self.out.push(Action::Attach { uuid, channel, hello });
@@ -259,6 +305,7 @@ impl Broker {
         }
         self.source_looks(now, uuid);
         self.read_ticket(now, uuid);
+        self.take_up_announced(now, uuid);
         self.answer_waiting(uuid);
     }
 
@@ -289,16 +336,33 @@ impl Broker {
             // The call is about to tell whether it left or was destroyed on the way.
             Move::Running { .. } => return,
             Move::Unclear { .. } => self.left(now, uuid),
-            Move::Choosing(_) | Move::WritingTicket { .. } => {
+            Move::Announced { .. } | Move::Choosing(_) | Move::WritingTicket { .. } => {
                 let gone = Denial::new(DenyReason::CannotMove);
                 self.call_off(now, uuid, gone, Some("the domain is gone".into()));
             }
             Move::None => {}
         }
+        self.foreign_left(now, uuid);
         self.arrival_lost(now, uuid);
         self.settled_with(uuid);
         self.failed_at.remove(&uuid);
         self.guests.remove(&uuid);
+        self.stays_touched = true;
+    }
+
+    /// A domain that came and is not told yet is not noted: it would be as if it had always been here.
+    fn keep_stays(&mut self) {
+        if !self.listed {
+            return;
+        }
+        let here = |(uuid, g): (&Uuid, &Guest)| {
+            Some((*uuid, g.domain.channel.clone().filter(|_| g.came.is_none() && g.attached.is_some())?))
+        };
+        let stays: Stays = self.guests.iter().filter_map(here).collect();
+        if self.stays.as_ref() != Some(&stays) {
+            self.stays = Some(stays.clone());
+            self.out.push(Action::KeepStays(stays));
+        }
     }
 
     fn sampled(&mut self, now: Now, host: &str, result: Result<crate::hypervisor::HostSample, HvError>) {
@@ -330,30 +394,38 @@ impl Broker {
     fn link(&mut self, now: Now, uuid: Uuid, event: LinkEvent) {
         let Some(guest) = self.guests.get_mut(&uuid) else { return };
         match event {
-            LinkEvent::Established { hello } => {
+            LinkEvent::Established { hello, new_peer } => {
                 guest.agent = Some(hello.agent.to_string());
                 guest.waiting = hello.waiting.as_slice().to_vec();
+                if new_peer {
+                    guest.attend = None;
+                }
                 self.settled(alarms::Kind::Silent, Some(uuid));
                 self.answer_waiting(uuid);
+                if new_peer {
+                    self.let_go(now, uuid);
+                    self.tell_announced(now, uuid);
+                }
             }
-            LinkEvent::Lost => guest.agent = None,
+            LinkEvent::Lost => {
+                guest.agent = None;
+                self.let_go(now, uuid);
+            }
             LinkEvent::Said(GuestToHost::Request(request)) => self.request(now, uuid, request),
             // Answered on the spot by the link: they ask nothing of the broker.
             LinkEvent::Said(GuestToHost::Cancel(cancel)) => {
                 self.cancelled_by_guest(now, uuid, cancel.request)
             }
             LinkEvent::Said(GuestToHost::Ping(_) | GuestToHost::TimeQuery(_)) => {}
-            // TODO next: announcements and random moves.
+            LinkEvent::Said(GuestToHost::Attend(m)) => self.attend(now, uuid, m),
+            LinkEvent::Said(GuestToHost::Ready(m)) => self.ready(now, uuid, m),
+            LinkEvent::Said(GuestToHost::Hold(m)) => self.hold(now, uuid, m),
+            LinkEvent::Said(GuestToHost::Postpone(m)) => self.postpone(now, uuid, m),
+            LinkEvent::Said(GuestToHost::Veto(m)) => self.veto(now, uuid, m),
+            LinkEvent::Said(GuestToHost::HostsQuery(m)) => self.hosts_for(now, uuid, m.number),
+            // TODO next: random moves.
             LinkEvent::Said(
-                GuestToHost::Attend(_)
-                | GuestToHost::Ready(_)
-                | GuestToHost::Hold(_)
-                | GuestToHost::Postpone(_)
-                | GuestToHost::Veto(_)
-                | GuestToHost::HostsQuery(_)
-                | GuestToHost::RandomStart(_)
-                | GuestToHost::RandomStop(_)
-                | GuestToHost::RandomQuery(_),
+                GuestToHost::RandomStart(_) | GuestToHost::RandomStop(_) | GuestToHost::RandomQuery(_),
             ) => {}
             LinkEvent::Delivered(HostToGuest::Completed(c)) => {
                 self.completed_delivered(now, uuid, c.migration)
@@ -378,6 +450,8 @@ impl Broker {
         let uuids: Vec<Uuid> = self.guests.keys().copied().collect();
         for uuid in uuids {
             self.time_limit(now, uuid);
+            self.announced_tick(now, uuid);
+            self.foreign_tick(now, uuid);
             let Some(guest) = self.guests.get_mut(&uuid) else { continue };
             if let Move::Unclear { looked, .. } = &mut guest.mv
                 && *looked + LOOK_AGAIN <= now.mono

@@ -120,6 +120,13 @@ pub fn choose(candidates: &[Candidate], demand: &Demand) -> Decision {
     Decision { chosen: chosen.map(|i| candidates[i].name.clone()), considered }
 }
 
+/// Else what is free and what would be needed, in KiB.
+pub(super) fn has_room(load: &Load, memory_kib: u64) -> Result<(), (u64, u64)> {
+    let free_kib = load.memory_kib.saturating_sub(load.committed_kib);
+    let needed_kib = memory_kib + RESERVE_KIB;
+    if free_kib < needed_kib { Err((free_kib, needed_kib)) } else { Ok(()) }
+}
+
 fn eligible<'a>(c: &'a Candidate, demand: &Demand) -> Result<&'a Load, Verdict> {
     if demand.only.as_ref().is_some_and(|only| *only != c.name) {
         return Err(Verdict::NotTheOneAskedFor);
@@ -134,11 +141,8 @@ fn eligible<'a>(c: &'a Candidate, demand: &Demand) -> Result<&'a Load, Verdict> 
     if let Err(detail) = &c.can_run {
         return Err(Verdict::CannotRun { detail: detail.clone() });
     }
-    let free_kib = load.memory_kib.saturating_sub(load.committed_kib);
-    let needed_kib = demand.memory_kib + RESERVE_KIB;
-    if free_kib < needed_kib {
-        return Err(Verdict::TooLittleMemory { free_kib, needed_kib });
-    }
+    has_room(load, demand.memory_kib)
+        .map_err(|(free_kib, needed_kib)| Verdict::TooLittleMemory { free_kib, needed_kib })?;
     if let (Some((here, gain)), Some(there)) = (demand.relief, load.per_cpu)
         && there + gain > here
     {

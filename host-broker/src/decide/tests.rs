@@ -21,6 +21,9 @@ use std::path::Path;
 use std::time::Duration;
 use uuid::Uuid;
 
+mod announce;
+mod foreign;
+
 const VM: Uuid = Uuid::from_u128(7);
 const H1: Uuid = Uuid::from_u128(0xa1);
 const H2: Uuid = Uuid::from_u128(0xa2);
@@ -117,7 +120,7 @@ impl World {
         let waiting =
             waiting.iter().map(|(r, m)| Waiting { request: RequestId(*r), migration: m.map(MigrationId) });
         let hello = GuestHello { agent: Text::clipped("test"), waiting: List::clipped(waiting) };
-        self.event(Event::Link { uuid: VM, event: LinkEvent::Established { hello } })
+        self.event(Event::Link { uuid: VM, event: LinkEvent::Established { hello, new_peer: true } })
     }
 
     fn ask(&mut self, id: u64, wishes: Wishes) -> Vec<Action> {
@@ -380,7 +383,13 @@ fn a_pause_denies_customers_and_calls_off_their_moves_but_not_the_operators() {
     let mut w = World::source();
     w.event(pause(false));
     assert_eq!(denied(&w.ask(1, Wishes::default())), [DenyReason::Paused]);
-    let order = crate::control::Request::Migrate { domain: "vm1".into(), to: None };
+    let order = crate::control::Request::Migrate {
+        domain: "vm1".into(),
+        to: None,
+        reason: None,
+        expedite: false,
+        notice_s: None,
+    };
     let actions = w.event(Event::Control { caller: crate::event::Caller(2), request: order });
     assert!(find(&actions, |a| matches!(a, Action::Survey { .. })).is_some(), "{actions:?}");
 }
@@ -518,7 +527,10 @@ fn arriving(ticket: Ticket, state: DomainState) -> Domain {
 fn ticket(w: &World) -> Ticket {
     let mut source = World::source();
     let (_, ticket) = source.move_begins(1);
-    Ticket { written_unix_ms: w.now.unix_ms, expires_unix_ms: w.now.unix_ms + 600_000, ..ticket }
+    // Ids that no other broker of a script draws.
+    let (migration, attempt) = (MigrationId(500), 501);
+    let (written_unix_ms, expires_unix_ms) = (w.now.unix_ms, w.now.unix_ms + 600_000);
+    Ticket { migration, attempt, written_unix_ms, expires_unix_ms, ..ticket }
 }
 
 #[test]
@@ -581,10 +593,13 @@ fn tickets_without_effect_never_yield_completed_and_are_removed() {
         w.hello(&[(1, Some(t.migration.0))]);
         let completed = w.told().iter().any(|m| matches!(m, HostToGuest::Completed(_)));
         assert!(!completed, "a ticket {name} yielded completed");
-        assert!(
-            find(&w.actions, |a| matches!(a, Action::ClearTicket { .. })).is_some(),
-            "a ticket {name} stays"
-        );
+        // Somebody else moved it: one that says so takes its place.
+        let Some(Action::WriteTicket { migration, .. }) =
+            find(&w.actions, |a| matches!(a, Action::WriteTicket { .. }))
+        else {
+            panic!("a ticket {name} stays");
+        };
+        w.event(Event::TicketWritten { uuid: VM, migration, result: Ok(()) });
         assert!(
             w.told().iter().any(|m| matches!(m, HostToGuest::Resend(_))),
             "{name}: the guest is left waiting"
@@ -631,7 +646,8 @@ fn rest_between_moves_holds_at_the_destination_too_and_across_its_restart() {
     assert!(!past.is_empty());
     w.broker = Broker::new(config("h2", "h1"), AliasKey::new(b"k"), past, Box::new(|| 99));
     w.event(Event::Sampled { host: "h2".into(), result: Ok(sample(H2, w.now.unix_ms)) });
-    w.look(domain(DomainState::Running { arrived: true }));
+    w.event(Event::Hypervisor(HvEvent::Connected));
+    w.event(Event::Domains(Ok(vec![domain(DomainState::Running { arrived: true })])));
     w.hello(&[]);
     assert_eq!(denied(&w.ask(3, Wishes::default())), [DenyReason::Cooldown]);
     w.pass(51);
@@ -659,7 +675,13 @@ fn the_next_move_waits_until_the_guest_knows_of_the_last() {
     w.event(Event::Hypervisor(HvEvent::Arrived { uuid: VM }));
     let order = Event::Control {
         caller: crate::event::Caller(1),
-        request: crate::control::Request::Migrate { domain: "vm1".into(), to: None },
+        request: crate::control::Request::Migrate {
+            domain: "vm1".into(),
+            to: None,
+            reason: None,
+            expedite: false,
+            notice_s: None,
+        },
     };
     let actions = w.event(order);
     assert!(find(&actions, |a| matches!(a, Action::Survey { .. })).is_none(), "{actions:?}");
@@ -825,6 +847,7 @@ proptest! {
                     None => Step::Look(0, false),
                     Some(super::Move::None) if asked % 2 == 0 => Step::Ask(asked + 10),
                     Some(super::Move::None) => Step::Look(0, false),
+                    Some(super::Move::Announced { .. }) => Step::Tick(60),
                     Some(super::Move::Choosing(_)) => Step::Surveyed(true),
                     Some(super::Move::WritingTicket { .. }) => Step::Written(true),
                     Some(super::Move::Running { .. }) => Step::Returned(1),

@@ -37,7 +37,8 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         state.past.clone(),
         Box::new(rand::random::<u64>),
     )
-    .paused(state.paused);
+    .paused(state.paused)
+    .after(state.announced.clone(), state.stays.clone());
     let callers = control_socket::serve(listener, tx.clone());
     for host in std::iter::once(&config.me).chain(&config.peers) {
         let remote = (host.name != config.me.name).then(|| host.libvirt.clone());

@@ -283,7 +283,7 @@ impl Link {
                     // Answers to another agent. What this one waits for, it has just named.
                     session.withdraw(|m| !is_news(m));
                 }
-                self.event(LinkEvent::Established { hello }).await?;
+                self.event(LinkEvent::Established { hello, new_peer }).await?;
             }
             session::Event::Lost => self.event(LinkEvent::Lost).await?,
             // Seen as a guest whose agent is not there; its hello repeats what it speaks.
