@@ -4,12 +4,14 @@
 mod asked;
 mod check;
 mod hook;
+mod random;
 mod raw;
 mod target;
 
 pub use asked::Asked;
 pub(crate) use check::technique;
 pub use hook::{EVENTS, Hook};
+pub use random::{RandomMoves, between, gap_law, seconds};
 
 use coms_protocol::types::{Metric, Technique, Text};
 use std::net::SocketAddr;
@@ -46,6 +48,8 @@ pub struct Config {
     pub least_notice: Duration,
     /// Commands that are asked about moves.
     pub asked: Vec<Asked>,
+    /// Moves at random times.
+    pub random: Option<RandomMoves>,
 }
 
 /// Who may do what at the socket: groups by name or number. Root may do everything.

@@ -1,6 +1,6 @@
 //! Every way the world wakes the agent.
 
-use crate::config::Config;
+use crate::config::{Config, RandomMoves};
 use coms_protocol::Guest;
 use coms_protocol::session::EventOf;
 use coms_protocol::types::MigrationId;
@@ -143,6 +143,8 @@ pub enum Command {
     Hosts,
     /// Play a migration to applications and hooks.
     Simulate(Simulate),
+    /// Moves at random times.
+    Random(Random),
 }
 
 impl Command {
@@ -152,6 +154,8 @@ impl Command {
             Command::Status | Command::History | Command::Watch => false,
             // Who may look may be asked, too: what an application can hold up, its limits and the operator bound.
             Command::Register(_) | Command::Ready(_) | Command::Hold(_) => false,
+            Command::Random(Random::Status { .. }) => false,
+            Command::Random(Random::Start(_) | Random::Stop) => true,
             Command::Migrate(_)
             | Command::Ping(_)
             | Command::Cancel(_)
@@ -161,6 +165,22 @@ impl Command {
             | Command::Simulate(_) => true,
         }
     }
+}
+
+/// Moves at random times.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "what", rename_all = "kebab-case")]
+pub enum Random {
+    /// From now on.
+    Start(RandomMoves),
+    /// Not any more.
+    Stop,
+    /// How they stand.
+    Status {
+        /// Reckon the chance of staying longer than each of these, in seconds.
+        #[serde(default)]
+        stays_s: Vec<u32>,
+    },
 }
 
 /// The customer's own request.

@@ -5,6 +5,7 @@
 
 use crate::decide::blame::Usual;
 use crate::decide::effect::{Check, Effect};
+use crate::decide::random::Wanted;
 use crate::decide::request::Life;
 use coms_protocol::types::{
     Encryption, Figures, Initiator, Metric, MigrationId, Place, RequestId, RequestReason, Technique,
@@ -54,6 +55,9 @@ pub struct State {
     /// What is usual for this machine.
     #[serde(default)]
     pub usual: Option<Usual>,
+    /// What is wanted of random moves.
+    #[serde(default)]
+    pub random: Wanted,
 }
 
 /// An ended migration.
@@ -198,6 +202,7 @@ impl State {
             baselines: BTreeMap::new(),
             check: None,
             usual: None,
+            random: Wanted::default(),
         }
     }
 

@@ -55,6 +55,11 @@ pub enum Action {
     ClearTicket {
         uuid: Uuid,
     },
+    /// The schedule of random moves; None removes it. Answered by `Event::ScheduleWritten`.
+    WriteSchedule {
+        uuid: Uuid,
+        xml: Option<String>,
+    },
     /// Answered by `Event::Returned`, with `Event::Progress` in between.
     Migrate {
         migration: MigrationId,

@@ -58,6 +58,10 @@ pub enum Event {
         uuid: Uuid,
         result: Result<(), HvError>,
     },
+    ScheduleWritten {
+        uuid: Uuid,
+        result: Result<(), HvError>,
+    },
     /// How the running job stands.
     Progress {
         uuid: Uuid,

@@ -73,6 +73,8 @@ pub struct Domain {
     /// The element stored under `urn:coms:domain:1`, untrusted. As it is in the domain's XML: libvirt gives its
     /// elements the prefix `coms` and indents them anew.
     pub ticket_xml: Option<String>,
+    /// The same under `urn:coms:random:1`: the schedule of random moves.
+    pub random_xml: Option<String>,
     /// A job runs on it right now (whoever started it), or its QEMU does not answer.
     pub job_active: bool,
 }

@@ -21,4 +21,5 @@ pub mod event;
 pub mod hypervisor;
 pub mod io;
 pub mod records;
+pub mod schedule;
 pub mod ticket;

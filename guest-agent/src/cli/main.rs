@@ -4,6 +4,7 @@ mod args;
 mod asked;
 mod client;
 mod doctor;
+mod random;
 mod show;
 
 use args::{Args, Wanted};
@@ -114,6 +115,10 @@ fn run(args: &Args) -> Result<bool, Trouble> {
             Ok(true)
         }
         Wanted::Simulate(wanted) => asked::simulate(args, &mut client, wanted),
+        Wanted::Random(wanted) => {
+            out(&client.ask(&wanted.command())?, random::show);
+            Ok(true)
+        }
         Wanted::Ping(wanted) => {
             let ping = Ping {
                 count: wanted.count,

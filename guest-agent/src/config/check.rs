@@ -1,6 +1,6 @@
 //! From typed to checked: every value that cannot be meant is refused here, with its key and what would be right.
 
-use super::{Access, Asking, Config, Port, Probe, Rule, Wishes, Workload, asked, hook, raw, target};
+use super::{Access, Asking, Config, Port, Probe, Rule, Wishes, Workload, asked, hook, random, raw, target};
 use coms_protocol::types::{Metric, Technique, Text};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -62,6 +62,7 @@ pub(super) fn checked(raw: raw::Raw) -> Checked<Config> {
         hooks: hook::checked(raw.hooks)?,
         least_notice: asked::least(&raw.notice)?,
         asked: asked::checked(raw.asked)?,
+        random: raw.random.map(random::checked).transpose()?,
         workloads,
     })
 }

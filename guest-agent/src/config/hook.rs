@@ -34,6 +34,7 @@ pub const EVENTS: &[&str] = &[
     "postpone",
     "preparing",
     "ready",
+    "random",
     "reload_refused",
     "reloaded",
     "started",

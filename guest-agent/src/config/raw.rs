@@ -1,6 +1,6 @@
 //! The file as people type it. Units are in the keys; what is left out gets its default here and nowhere else.
 
-use super::{asked, hook};
+use super::{asked, hook, random};
 use serde::Deserialize;
 use std::path::PathBuf;
 
@@ -18,6 +18,7 @@ pub(super) struct Raw {
     pub hooks: Vec<hook::Raw>,
     pub notice: asked::RawNotice,
     pub asked: Vec<asked::Raw>,
+    pub random: Option<random::Raw>,
 }
 
 #[derive(Debug, Deserialize, Default)]

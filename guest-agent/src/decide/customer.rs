@@ -36,6 +36,7 @@ impl Agent {
             Command::Veto(wanted) => return self.on_veto(now, client, wanted),
             Command::Hosts => return self.on_hosts_wanted(now, client),
             Command::Simulate(wanted) => return self.on_simulate(now, client, &wanted),
+            Command::Random(wanted) => return self.on_random(now, client, wanted),
             Command::Ping(wanted) => match self.on_ping(now, client, wanted) {
                 Ok(()) => return,
                 Err(error) => json!({ "ok": false, "error": error }),
@@ -165,6 +166,7 @@ impl Agent {
             "moving": moving,
             "announced": self.announced_json(now.mono),
             "apps": self.apps_json(),
+            "random": self.random_json(),
             "measuring_effect": self.measuring.is_some(),
             "cooldown_s": left(self.cooldown_until),
             "backoff_s": left(self.backoff_until),

@@ -5,7 +5,7 @@ use super::request::{Asking, Life, Step, Word};
 use super::{Agent, TELL_WAIT, Untold, fields};
 use crate::action::{Action, Audience};
 use crate::state::{Gap, Outcome, Record};
-use coms_protocol::guest_to_host::Attend;
+use coms_protocol::guest_to_host::{Attend, RandomStart, RandomStop};
 use coms_protocol::host_to_guest::{Completed, HostHello, Progress};
 use coms_protocol::session::{Event as Session, EventOf, Now};
 use coms_protocol::types::{DenyReason, Figures, Initiator, MigrationId, Phase, Place, RequestId};
@@ -49,11 +49,10 @@ impl Agent {
                 | GuestToHost::Hold(_)
                 | GuestToHost::Postpone(_)
                 | GuestToHost::Veto(_)
-                | GuestToHost::HostsQuery(_)
-                // TODO next: random
-                | GuestToHost::RandomStart(_)
-                | GuestToHost::RandomStop(_)
-                | GuestToHost::RandomQuery(_) => {}
+                | GuestToHost::HostsQuery(_) => {}
+                GuestToHost::RandomStart(RandomStart { number, .. })
+                | GuestToHost::RandomStop(RandomStop { number }) => self.random_delivered(number),
+                GuestToHost::RandomQuery(_) => {}
             },
             Session::Heartbeat { .. } => {
                 // Both ends are awake now anyway: the idle comparison of clocks costs no wake-up of its own.
@@ -85,6 +84,7 @@ impl Agent {
         }
         if new_peer {
             self.repeat_cancel();
+            self.repeat_random();
         }
         let told = json!({ "alias": place.alias, "region": place.region, "enabled": enabled, "version": version,
             "new_peer": new_peer });
@@ -160,8 +160,7 @@ impl Agent {
             HostToGuest::Terms(m) => self.on_terms(m),
             HostToGuest::Verdict(m) => self.on_verdict(now, m),
             HostToGuest::Hosts(m) => self.on_hosts(&m),
-            // TODO next: random
-            HostToGuest::RandomStatus(_) => {}
+            HostToGuest::RandomStatus(m) => self.on_random_status(m),
         }
     }
 
@@ -320,9 +319,13 @@ impl Agent {
         // Whatever else was said to be under way: the VM has just moved.
         self.end_moving(now);
         self.state.refusals = 0;
-        let cooldown = self.config.asking.cooldown;
-        self.cooldown_until = now.mono + cooldown;
-        self.state.cooldown_until_ms = now.unix_us / 1000 + u64::try_from(cooldown.as_millis()).unwrap_or(0);
+        // A random move was not made for a workload's sake: it does not stand in the way of one that is.
+        if m.initiator != Initiator::Random {
+            let cooldown = self.config.asking.cooldown;
+            self.cooldown_until = now.mono + cooldown;
+            self.state.cooldown_until_ms =
+                now.unix_us / 1000 + u64::try_from(cooldown.as_millis()).unwrap_or(0);
+        }
         let check = Check { migration: m.migration, request: record.request, before };
         self.begin_check(now, check, asking.as_ref());
     }

@@ -14,6 +14,7 @@ pub mod effect;
 mod host;
 mod own_load;
 pub mod ping;
+pub mod random;
 mod reload;
 pub mod request;
 pub mod round;
@@ -130,6 +131,7 @@ pub struct Agent {
     /// Final words that were told; what was saved still has them until the next saving.
     told: Vec<u64>,
     ignored: Ignored,
+    random: random::Standing,
     /// When the configuration was read (ms since 1970).
     loaded_unix_ms: u64,
 }
@@ -176,9 +178,11 @@ impl Agent {
             hello: GuestHello::default(),
             told: Vec::new(),
             ignored: Ignored::default(),
+            random: random::Standing::new(random),
             loaded_unix_ms: wall_ms,
         };
         agent.take_up(in_log, now);
+        agent.configure_random();
         agent.settle(now);
         agent
     }
@@ -218,6 +222,7 @@ impl Agent {
                     self.pings = None;
                 }
                 self.app_gone(client);
+                self.random_gone(client);
             }
             Event::Ran(ran) => self.on_ran(now, ran),
             Event::TickerStopped { worst } => self.on_ticker(worst),
@@ -244,6 +249,7 @@ impl Agent {
             self.verdict_timeout(),
             self.announced_timeout(),
             self.awaited_timeout(),
+            self.random_timeout(),
         ]
         .into_iter()
         .flatten()
@@ -263,6 +269,7 @@ impl Agent {
             self.actions.push(Action::SendOnce(query.into()));
         }
         self.settle_pings(now);
+        self.settle_random(now);
         if self.moving.as_ref().is_some_and(|m| m.since + MOVING_MAX <= now.mono) {
             self.end_moving(now);
             // Its end was never told, and will not be.

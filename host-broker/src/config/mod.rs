@@ -32,6 +32,7 @@ pub struct Config {
     pub enabled: Vec<GuestPattern>,
     pub limits: Limits,
     pub notices: Notices,
+    pub random: RandomMoves,
     /// Secret behind the aliases, the same file on all hosts of a pool.
     pub alias_key_file: Option<PathBuf>,
     pub socket: PathBuf,
@@ -131,6 +132,17 @@ pub enum Vetoes {
     Never,
 }
 
+/// Moves at random times, for guests that ask for them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RandomMoves {
+    /// Hosts by name, this one mostly among them. Empty: not offered.
+    pub pool: Vec<String>,
+    /// Shortest gap that a guest may ask for, in seconds.
+    pub least_gap_s: u32,
+    /// Moves of one guest within 24 hours.
+    pub max_per_day: u16,
+}
+
 impl Config {
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(file)
@@ -202,6 +214,11 @@ mod tests {
             ("[guests]", "[limits]\nticket_ttl_s = 60\n[guests]", "limits.ticket_ttl_s"),
             ("[guests]", "[notice]\nhold_max_s = 90000\n[guests]", "notice.hold_max_s"),
             ("[guests]", "[limits]\nmax_downtime_ms = 700000\n[guests]", "limits.max_downtime_ms"),
+            ("[guests]", "[random]\npool = [\"h1\", \"h3\"]\n[guests]", "random.pool"),
+            ("[guests]", "[random]\npool = [\"h1\"]\n[guests]", "random.pool"),
+            ("[guests]", "[random]\npool = [\"h1\", \"h1\"]\n[guests]", "random.pool"),
+            ("[guests]", "[random]\nmin_gap_s = 0\n[guests]", "random.min_gap_s"),
+            ("[guests]", "[random]\nmax_per_day = 0\n[guests]", "random.max_per_day"),
         ] {
             let text = parse(&GOOD.replace(from, to)).unwrap_err().to_string();
             assert!(text.contains("/etc/coms/broker.toml") && text.contains(key), "{text}");

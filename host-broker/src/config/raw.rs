@@ -17,6 +17,8 @@ pub(super) struct Typed {
     #[serde(default)]
     pub notice: TypedNotice,
     #[serde(default)]
+    pub random: TypedRandom,
+    #[serde(default)]
     pub aliases: TypedAliases,
     #[serde(default)]
     pub paths: TypedPaths,
@@ -101,6 +103,20 @@ pub(super) struct TypedNotice {
 impl Default for TypedNotice {
     fn default() -> Self {
         Self { notice_max_s: 60, hold_max_s: 300, postpone_max_s: 86_400, veto: Vetoes::Own }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct TypedRandom {
+    pub pool: Vec<String>,
+    pub min_gap_s: u64,
+    pub max_per_day: u64,
+}
+
+impl Default for TypedRandom {
+    fn default() -> Self {
+        Self { pool: Vec::new(), min_gap_s: 20, max_per_day: 5000 }
     }
 }
 

@@ -23,6 +23,7 @@ impl Config {
         self.unwise_guests(&mut say);
         self.unwise_limits(&mut say);
         self.unwise_notices(&mut say);
+        self.unwise_random(&mut say);
         self.unwise_places(&mut say);
         if self.me.libvirt.ends_with(":///session") {
             say(
@@ -120,6 +121,25 @@ impl Config {
         if n.veto == Vetoes::All {
             let text = "a guest may refuse the operator's moves; only --expedite empties this host".into();
             say("notice.veto", text, "\"own\"");
+        }
+    }
+
+    fn unwise_random(&self, say: &mut impl FnMut(&str, String, &str)) {
+        let r = &self.random;
+        if r.pool.is_empty() {
+            return;
+        }
+        if r.pool.len() == 2 {
+            let text = "of two hosts the next one is known: only the time is random".into();
+            say("random.pool", text, "name at least three");
+        }
+        if !r.pool.contains(&self.me.name) {
+            let text = format!("guests leave {} at random and do not come back", self.me.name);
+            say("random.pool", text, "the same list on all hosts, each of them in it");
+        }
+        if r.least_gap_s < 20 {
+            let text = format!("a guest may be moved every {} s, all day", r.least_gap_s);
+            say("random.min_gap_s", text, "20, the shortest gap of the paper, or more");
         }
     }
 
@@ -243,6 +263,7 @@ mod tests {
             (limit("bandwidth_mib_s = 1"), "limits.bandwidth_mib_s"),
             (limit("max_downtime_ms = 60000"), "limits.max_downtime_ms"),
             (limit("max_downtime_ms = 5"), "limits.max_downtime_ms"),
+            (WISE.to_owned() + "[random]\npool = [\"h1\", \"h2\"]", "random.pool"),
         ] {
             assert_eq!(keys(&text), [key], "{text}");
         }

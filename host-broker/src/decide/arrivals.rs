@@ -141,7 +141,7 @@ impl Broker {
         guest.arrival =
             Some(Arrival { ticket, stage: Stage::Here { at, since: now.mono }, since: now.mono, told: None });
         self.record_arrival(now, uuid, &ticket);
-        self.moved(uuid, now.unix_ms);
+        self.moved(uuid, now.unix_ms, ticket.initiator);
         if let Some(record) = self.record_mut(migration) {
             record.state = MoveState::Arrived;
             record.ended_unix_ms = Some(now.unix_ms);

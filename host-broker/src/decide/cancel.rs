@@ -65,7 +65,7 @@ impl Broker {
         self.out.push(Action::Reply { caller, reply: Box::new(reply) });
     }
 
-    fn cancel(&mut self, now: Now, uuid: Uuid, by: Initiator) -> Result<(), String> {
+    pub(super) fn cancel(&mut self, now: Now, uuid: Uuid, by: Initiator) -> Result<(), String> {
         let Some(guest) = self.guests.get_mut(&uuid) else { return Ok(()) };
         if let Move::Running { switching_over: true, plan, .. } = &guest.mv {
             return Err(format!("{}: too late, it is switching over", plan.migration));

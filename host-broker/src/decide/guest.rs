@@ -1,6 +1,7 @@
 //! What the broker holds of one domain.
 
 use super::placement::Considered;
+use super::random::Random;
 use crate::announced::Kept;
 use crate::hypervisor::{Domain, HvError, JobFigures};
 use crate::ticket::Ticket;
@@ -53,6 +54,7 @@ pub struct Guest {
     pub concluded: Option<MigrationId>,
     /// A ticket that means nothing any more is in the metadata; try again then.
     pub clear_ticket_at: Option<Duration>,
+    pub random: Random,
 }
 
 impl Guest {
@@ -75,6 +77,7 @@ impl Guest {
             outdated_attempt: None,
             concluded: None,
             clear_ticket_at: None,
+            random: Random::default(),
         }
     }
 

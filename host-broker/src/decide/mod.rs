@@ -7,7 +7,7 @@
 //!   arrivals    a domain comes to this host              steps 7 to 10
 //!   admission   may it be moved now?                     placement  where to?     load  how busy is a host?
 //!   standing    what does a ticket in a domain mean?     views      what comsctl sees
-//!   alarms      what somebody should look at
+//!   alarms      what somebody should look at             random    moves at random times
 //!   announce    a guest is asked before it is moved    foreign    moves that this broker did not begin
 //! ```
 //!
@@ -25,6 +25,7 @@ mod guest;
 pub mod load;
 mod moves;
 pub mod placement;
+pub mod random;
 mod recovery;
 mod requests;
 mod standing;
@@ -43,7 +44,7 @@ use crate::records::{MoveRecord, MoveState};
 use admission::Denial;
 use coms_protocol::guest_to_host::GuestToHost;
 use coms_protocol::host_to_guest::{HostHello, HostToGuest};
-use coms_protocol::types::{DenyReason, MigrationId, Place, Text};
+use coms_protocol::types::{DenyReason, Initiator, MigrationId, Place, Text};
 use guest::{Came, Guest, Move};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -76,7 +77,7 @@ pub struct Broker {
     hosts: BTreeMap<String, load::History>,
     guests: BTreeMap<Uuid, Guest>,
     records: VecDeque<MoveRecord>,
-    /// When each guest last moved.
+    /// When each guest last moved, but at random: those moves have a budget of their own.
     moved_unix_ms: BTreeMap<Uuid, u64>,
     /// Customers' moves are paused by the operator.
     paused: bool,
@@ -125,8 +126,13 @@ impl Broker {
         let skip = past.len().saturating_sub(RECORDS);
         let moved =
             |r: &&MoveRecord| matches!(r.state, MoveState::Left | MoveState::Arrived | MoveState::Completed);
-        let moved_unix_ms =
-            past.iter().filter(moved).filter_map(|r| Some((r.uuid, r.ended_unix_ms?))).collect();
+        let charged = |r: &&MoveRecord| r.initiator != Initiator::Random;
+        let moved_unix_ms = past
+            .iter()
+            .filter(moved)
+            .filter(charged)
+            .filter_map(|r| Some((r.uuid, r.ended_unix_ms?)))
+            .collect();
         Self {
             config,
             aliases,
@@ -202,6 +208,7 @@ impl Broker {
                 self.ticket_written(now, uuid, migration, result)
             }
             Event::TicketCleared { uuid, result } => self.ticket_cleared(now, uuid, result),
+            Event::ScheduleWritten { uuid, result } => self.schedule_written(now, uuid, result),
             Event::Progress { uuid, migration, figures } => self.progress(now, uuid, migration, &figures),
             Event::Watched { uuid, migration } => self.watched(uuid, migration),
             Event::Returned { uuid, migration, result } => self.returned(now, uuid, migration, result),
@@ -306,6 +313,7 @@ impl Broker {
         self.source_looks(now, uuid);
         self.read_ticket(now, uuid);
         self.take_up_announced(now, uuid);
+        self.read_schedule(uuid);
         self.answer_waiting(uuid);
     }
 
@@ -423,10 +431,9 @@ impl Broker {
             LinkEvent::Said(GuestToHost::Postpone(m)) => self.postpone(now, uuid, m),
             LinkEvent::Said(GuestToHost::Veto(m)) => self.veto(now, uuid, m),
             LinkEvent::Said(GuestToHost::HostsQuery(m)) => self.hosts_for(now, uuid, m.number),
-            // TODO next: random moves.
-            LinkEvent::Said(
-                GuestToHost::RandomStart(_) | GuestToHost::RandomStop(_) | GuestToHost::RandomQuery(_),
-            ) => {}
+            LinkEvent::Said(GuestToHost::RandomStart(start)) => self.random_start(now, uuid, start),
+            LinkEvent::Said(GuestToHost::RandomStop(stop)) => self.random_stop(now, uuid, stop.number),
+            LinkEvent::Said(GuestToHost::RandomQuery(query)) => self.random_query(now, uuid, query.number),
             LinkEvent::Delivered(HostToGuest::Completed(c)) => {
                 self.completed_delivered(now, uuid, c.migration)
             }
@@ -468,6 +475,7 @@ impl Broker {
                 self.out.push(Action::ClearTicket { uuid });
             }
             self.arrival_tick(now, uuid);
+            self.random_tick(now, uuid);
         }
     }
 
@@ -576,7 +584,9 @@ impl Broker {
     }
 
     /// Apart from the records, which are as many as they are: no guest can crowd out another's rest.
-    fn moved(&mut self, uuid: Uuid, unix_ms: u64) {
-        self.moved_unix_ms.insert(uuid, unix_ms);
+    fn moved(&mut self, uuid: Uuid, unix_ms: u64, by: Initiator) {
+        if by != Initiator::Random {
+            self.moved_unix_ms.insert(uuid, unix_ms);
+        }
     }
 }

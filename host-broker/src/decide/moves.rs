@@ -286,7 +286,7 @@ impl Broker {
         if guest.attached.is_some() {
             self.out.push(Action::Detach { uuid });
         }
-        let relieved = plan.wants_relief;
+        let (relieved, by) = (plan.wants_relief, plan.initiator);
         self.guests.remove(&uuid);
         self.settled_with(uuid);
         self.failed_at.remove(&uuid);
@@ -294,7 +294,7 @@ impl Broker {
             self.relief_rest_until = now.mono + RELIEF_REST;
             self.relieved_at = now.mono;
         }
-        self.moved(uuid, now.unix_ms);
+        self.moved(uuid, now.unix_ms, by);
         if let Some(record) = self.record_mut(migration) {
             record.state = MoveState::Left;
             record.ended_unix_ms = Some(now.unix_ms);

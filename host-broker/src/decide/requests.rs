@@ -140,7 +140,8 @@ impl Broker {
                 moves_running,
                 requests_last_minute: guest.asked_at.len(),
                 wishes: &wish.wishes,
-                by_operator: wish.initiator == Initiator::Operator,
+                // A random move was checked by rules of its own.
+                by_operator: matches!(wish.initiator, Initiator::Operator | Initiator::Random),
                 paused: self.paused,
                 rest_after_failure,
             },
@@ -306,7 +307,16 @@ impl Broker {
                 .filter(|_| plan.wants_relief)
                 .map(|here| (here, self.config.limits.min_load_gain)),
         };
-        let decision = placement::choose(&candidates, &demand);
+        let decision = match plan.initiator {
+            Initiator::Random => {
+                placement::draw(&candidates, &demand, &self.config.random.pool, (self.draw)())
+            }
+            Initiator::Customer
+            | Initiator::Operator
+            | Initiator::Foreign
+            | Initiator::Schedule
+            | Initiator::Unknown(_) => placement::choose(&candidates, &demand),
+        };
         if let Some(record) = self.record_mut(migration) {
             record.considered = decision.considered.clone();
             record.to = decision.chosen.clone();

@@ -8,6 +8,7 @@ use crate::config::Host;
 use crate::control::{GuestView, HostView, Reply, Request};
 use crate::event::{Caller, Now};
 use crate::hypervisor::DomainState;
+use crate::records::{MoveRecord, MoveState};
 use coms_protocol::host_to_guest::Hosts;
 use coms_protocol::types::{Fitness, HostEntry, Initiator, List, NoticeReason};
 use std::time::Duration;
@@ -111,11 +112,23 @@ impl Broker {
                 state: state_name(g.domain.state).into(),
                 agent: g.agent.clone(),
                 migration: g.mv.plan().map(|p| p.migration),
-                last_moved_unix_ms: self.last_moved_unix_ms(g.domain.uuid),
+                last_moved_unix_ms: self
+                    .last_moved_unix_ms(g.domain.uuid)
+                    .max(self.last_random_unix_ms(g.domain.uuid)),
             })
             .collect();
         views.sort_by(|a, b| a.name.cmp(&b.name));
         views
+    }
+
+    /// When it last moved at random, as far back as there are records.
+    fn last_random_unix_ms(&self, uuid: Uuid) -> Option<u64> {
+        let moved = |r: &&MoveRecord| {
+            r.uuid == uuid
+                && r.initiator == Initiator::Random
+                && matches!(r.state, MoveState::Left | MoveState::Arrived | MoveState::Completed)
+        };
+        self.records.iter().filter(moved).filter_map(|r| r.ended_unix_ms).max()
     }
 
     fn host_views(&self, now: Now) -> Vec<HostView> {

@@ -86,6 +86,9 @@ impl Executor {
                     Event::TicketCleared { uuid, result: libvirt.set_ticket(uuid, None).await }
                 });
             }
+            Action::WriteSchedule { uuid, xml } => self.spawn(async move {
+                Event::ScheduleWritten { uuid, result: libvirt.set_schedule(uuid, xml).await }
+            }),
             Action::Migrate { migration, spec } => {
                 tokio::spawn(migrate(libvirt, self.tx.clone(), migration, spec));
             }

@@ -117,6 +117,9 @@ fn verdict(c: &Considered) -> String {
         }
         Verdict::OtherRegion => "is not in the region that was wished for".into(),
         Verdict::NotTheOneAskedFor => "is not the one that was asked for".into(),
+        Verdict::NotInPool => "is not in the pool of random moves".into(),
+        Verdict::Drawn { among } => format!("drawn among {among} that fit"),
+        Verdict::NotDrawn => "fits, and was not drawn".into(),
         Verdict::NoRelief { load, here } => {
             format!("would be no relief: load {:.0} % there, {:.0} % here", load * 100.0, here * 100.0)
         }

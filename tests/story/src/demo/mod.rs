@@ -6,6 +6,8 @@
 mod echo;
 mod follow;
 mod measure;
+mod random;
+mod random_svg;
 mod scenario;
 mod screen;
 mod svg;
@@ -24,11 +26,18 @@ struct Scenario {
     play: fn(&mut Screen) -> Result<Vec<String>>,
 }
 
-const SCENARIOS: [Scenario; 1] = [Scenario {
-    name: "neighbours",
-    about: "a VM whose neighbours get busy asks to move, and is itself again (the COMS paper's Figure 1)",
-    play: scenario::neighbours,
-}];
+const SCENARIOS: [Scenario; 2] = [
+    Scenario {
+        name: "neighbours",
+        about: "a VM whose neighbours get busy asks to move, and is itself again (the COMS paper's Figure 1)",
+        play: scenario::neighbours,
+    },
+    Scenario {
+        name: "random",
+        about: "a VM is moved at random times over three hosts, up to its budget (the COMS paper's module D)",
+        play: random::random,
+    },
+];
 
 /// Everything after the program's name in, exit status out: 0 shown, 1 not shown, 2 wrong usage.
 pub fn main(words: Vec<String>) -> ExitCode {
