@@ -27,8 +27,7 @@ use crate::hypervisor::{DomainState, HvError};
 use crate::records::MoveRecord;
 use crate::schedule::{Schedule, Terms};
 use asked::Ask;
-use coms_protocol::guest_to_host::Wishes;
-use coms_protocol::types::{DenyReason, Initiator, MigrationId, RandomState};
+use coms_protocol::types::{DenyReason, Initiator, MigrationId, NoticeReason, RandomState};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -198,7 +197,12 @@ impl Broker {
             matches!(a.stage, Stage::Here { .. } | Stage::Telling { .. })
                 && (guest.agent.is_some() || a.since + AGENT_MAY_COME > now.mono)
         });
-        let wait = owes || nobody_known || !running || guest.undecided || guest.clear_ticket_at.is_some();
+        let wait = owes
+            || nobody_known
+            || !running
+            || guest.undecided
+            || guest.came.is_some()
+            || guest.clear_ticket_at.is_some();
         // The write must not meet the migration.
         if wait
             || guest.random.writing.is_some()
@@ -206,8 +210,7 @@ impl Broker {
         {
             return;
         }
-        let wish =
-            Wish { wishes: Wishes::default(), initiator: Initiator::Random, only: None, wants_relief: false };
+        let wish = Wish::of(Initiator::Random, NoticeReason::Random);
         let begun = self.begin(now, uuid, None, wish);
         if let Some(guest) = self.guests.get_mut(&uuid) {
             guest.random.spent = Some(begun.ok());

@@ -189,21 +189,21 @@ fn brokers_draw_as_the_law_says() {
 
 #[test]
 fn the_statistics_would_see_a_bad_generator() {
-    // The classic one of C, and one whose neighbours resemble each other.
-    let mut x = 1u32;
-    let classic = move || {
-        x = x.wrapping_mul(1_103_515_245).wrapping_add(12345);
-        u64::from(x) << 32
+    // One that is as even as can be and never surprises, and one whose neighbours resemble each other.
+    let mut x = 1u64;
+    let regular = move || {
+        x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        x
     };
     let (mut rng, mut last) = (StdRng::seed_from_u64(3), 0u64);
     let sticky = move || {
-        if !rng.next_u64().is_multiple_of(10) {
+        if rng.next_u64().is_multiple_of(10) {
             last = rng.next_u64();
         }
         last
     };
     for (name, stays) in [
-        ("classic", history(GapLaw::Uniform, classic, 20_000)),
+        ("regular", history(GapLaw::Uniform, regular, 20_000)),
         ("sticky", history(GapLaw::Uniform, sticky, 20_000)),
     ] {
         let (surprise, what) = worst(GapLaw::Uniform, &stays);
