@@ -1,5 +1,5 @@
 //! Random moves from the customer's side: what is asked of which broker, and what is told.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
 
