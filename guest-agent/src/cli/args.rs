@@ -2,7 +2,7 @@
 
 use crate::random::Random;
 use clap::{Parser, Subcommand};
-use coms_agent::config::seconds;
+pub(crate) use coms_agent::config::seconds;
 use coms_protocol::types::MigrationId;
 use std::path::PathBuf;
 

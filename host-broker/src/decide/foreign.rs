@@ -143,7 +143,7 @@ impl Broker {
     pub(super) fn foreign_left(&mut self, now: Now, uuid: Uuid) {
         let foreign = self.guests.get_mut(&uuid).and_then(|g| g.foreign.take()).filter(|f| f.told);
         if let Some(foreign) = foreign {
-            self.moved(uuid, now.unix_ms);
+            self.moved(uuid, now.unix_ms, Initiator::Foreign);
             self.foreign_ended(now, foreign.migration, MoveState::Left);
         }
     }

@@ -169,7 +169,10 @@ impl Pool {
 
     fn hello(&mut self) {
         let hello = GuestHello { agent: Text::clipped("test"), waiting: List::default() };
-        self.event(self.at, Event::Link { uuid: VM, event: LinkEvent::Established { hello } });
+        self.event(
+            self.at,
+            Event::Link { uuid: VM, event: LinkEvent::Established { hello, new_peer: true } },
+        );
     }
 
     fn said(&mut self, message: impl Into<GuestToHost>) {
@@ -228,7 +231,10 @@ impl Pool {
                 let domain = Ok(self.domain(true));
                 events.push_back((to, Event::Domain { uuid: VM, result: domain }));
                 let hello = GuestHello { agent: Text::clipped("test"), waiting: List::default() };
-                events.push_back((to, Event::Link { uuid: VM, event: LinkEvent::Established { hello } }));
+                events.push_back((
+                    to,
+                    Event::Link { uuid: VM, event: LinkEvent::Established { hello, new_peer: true } },
+                ));
             }
             Action::FetchFigures { uuid, migration } => {
                 let figures = Some(Box::new(JobFigures::default()));
@@ -355,7 +361,13 @@ impl Pool {
     /// `comsctl migrate`, of a move that takes its time.
     pub fn order_and_hold(&mut self) {
         self.hold = true;
-        let request = ControlRequest::Migrate { domain: "vm1".into(), to: None };
+        let request = ControlRequest::Migrate {
+            domain: "vm1".into(),
+            to: None,
+            reason: None,
+            expedite: false,
+            notice_s: None,
+        };
         self.event(self.at, Event::Control { caller: Caller(1), request });
         assert!(self.held.is_some());
     }
