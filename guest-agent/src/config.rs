@@ -13,6 +13,7 @@ pub(crate) use check::technique;
 pub use hook::{EVENTS, Hook};
 pub use random::{RandomMoves, between, gap_law, seconds};
 
+use crate::calendar::Calendar;
 use coms_protocol::types::{Metric, Technique, Text};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -50,6 +51,8 @@ pub struct Config {
     pub asked: Vec<Asked>,
     /// Moves at random times.
     pub random: Option<RandomMoves>,
+    /// When moves are welcome.
+    pub windows: Calendar,
 }
 
 /// Who may do what at the socket: groups by name or number. Root may do everything.

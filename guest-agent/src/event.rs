@@ -1,5 +1,6 @@
 //! Every way the world wakes the agent.
 
+use crate::calendar::Windows;
 use crate::config::{Config, RandomMoves};
 use coms_protocol::Guest;
 use coms_protocol::session::EventOf;
@@ -141,6 +142,8 @@ pub enum Command {
     Veto(Veto),
     /// Which hosts are there?
     Hosts,
+    /// When moves are welcome.
+    Window(Window),
     /// Play a migration to applications and hooks.
     Simulate(Simulate),
     /// Moves at random times.
@@ -151,7 +154,7 @@ impl Command {
     /// Whether it needs more than looking. A ping does: it takes the link's and the host's time.
     pub fn changes(&self) -> bool {
         match self {
-            Command::Status | Command::History | Command::Watch => false,
+            Command::Status | Command::History | Command::Watch | Command::Window(Window::Show) => false,
             // Who may look may be asked, too: what an application can hold up, its limits and the operator bound.
             Command::Register(_) | Command::Ready(_) | Command::Hold(_) => false,
             Command::Random(Random::Status { .. }) => false,
@@ -162,6 +165,7 @@ impl Command {
             | Command::Postpone(_)
             | Command::Veto(_)
             | Command::Hosts
+            | Command::Window(_)
             | Command::Simulate(_) => true,
         }
     }
@@ -197,14 +201,46 @@ pub struct Migrate {
     pub max_downtime_ms: Option<u32>,
     /// Techniques never to use, by name.
     pub never: Vec<String>,
+    /// Not now but at this time, as people write it.
+    pub at: Option<String>,
+    /// Any time within so many seconds, asked for again where the host says no.
+    pub within_s: Option<u32>,
+    /// Any time before that one, likewise.
+    pub before: Option<String>,
+    /// Whatever the windows say.
+    pub outside_windows: bool,
     /// Watch from now on, as with [`Command::Watch`].
     pub watch: bool,
+}
+
+/// Looks at the windows, or changes them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case")]
+pub enum Window {
+    /// Looks.
+    Show,
+    /// These, in place of the configuration's.
+    Set(Windows),
+    /// The configuration's again.
+    Reset,
+    /// Moves are welcome for a while, whatever the windows say.
+    Open {
+        /// For so long.
+        for_s: u32,
+    },
+    /// They are not.
+    Close {
+        /// For so long.
+        for_s: u32,
+    },
 }
 
 /// Calls the outstanding request off.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Cancel {
+    /// Not the outstanding request but this scheduled move.
+    pub scheduled: Option<u64>,
     /// Watch from now on, as with [`Command::Watch`].
     pub watch: bool,
 }

@@ -81,7 +81,7 @@ fn the_shipped_file_is_valid_and_its_comments_show_the_defaults() {
     // With every comment that is a key taken at its word: still valid, and but for the examples the same.
     let is_key = |l: &str| {
         let name = l.split([' ', '=']).next().unwrap_or_default();
-        l.starts_with("[[")
+        l.starts_with('[')
             || (l.contains(" = ")
                 && !name.is_empty()
                 && name.chars().all(|c| c.is_ascii_lowercase() || c == '_'))

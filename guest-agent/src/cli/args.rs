@@ -32,6 +32,7 @@ pub(crate) enum Wanted {
     /// Ask to be moved
     #[command(
         after_help = "Examples:\n  coms migrate --wait\n  coms migrate --avoid-this-host --max-downtime-ms 200\n  \
+coms migrate --at 03:00\n  coms migrate --within 2h --avoid-this-host\n  \
 coms migrate --region eu-west --deadline 10m --never post-copy --never auto-converge --wait"
     )]
     Migrate(Migrate),
@@ -61,6 +62,15 @@ cancelled. Not answering a notice is the same as ready once the notice time is o
     /// Do without the announced move, if the operator allows
     #[command(after_help = "Examples:\n  coms veto m00000000000000a7")]
     Veto(Veto),
+    /// When moves are welcome: see it, change it
+    #[command(after_help = "Examples:\n  coms window\n  coms window close --for 2h\n  \
+coms window set --welcome \"mon-fri 22:00-06:00\" --welcome \"sat,sun 00:00-24:00\" --time-zone Europe/Berlin\n  \
+coms window reset")]
+    Window {
+        /// What to do; without it they are shown
+        #[command(subcommand)]
+        change: Option<Window>,
+    },
     /// The hosts on which this VM may run, as it may know them
     #[command(after_help = "Examples:\n  coms hosts\n  coms hosts --json | jq '.hosts[].place.region'")]
     Hosts,
@@ -110,13 +120,28 @@ pub(crate) struct Migrate {
     /// A technique not to use: pre-copy, post-copy, hybrid, auto-converge, compressed, multifd (may be repeated)
     #[arg(long, value_name = "TECHNIQUE")]
     pub never: Vec<String>,
-    /// Wait for the outcome
+    /// Not now but at this time: 03:00, "2026-11-22 03:00", 2026-11-22T03:00:00+01:00 (in the windows' time zone)
+    #[arg(long, value_name = "TIME")]
+    pub at: Option<String>,
+    /// Any time within this: 90s, 10m, 2h; asked for again where the host says no
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    pub within: Option<u32>,
+    /// Any time before this one, likewise
+    #[arg(long, value_name = "TIME")]
+    pub before: Option<String>,
+    /// With --at, --within or --before: whatever the windows say
     #[arg(long)]
+    pub outside_windows: bool,
+    /// Wait for the outcome
+    #[arg(long, conflicts_with_all = ["at", "within", "before"])]
     pub wait: bool,
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Cancel {
+    /// Not the outstanding request but this scheduled move, as `coms status` shows it
+    #[arg(long, value_name = "ID", conflicts_with = "wait")]
+    pub scheduled: Option<u64>,
     /// Wait for the final answer
     #[arg(long)]
     pub wait: bool,
@@ -143,6 +168,43 @@ pub(crate) struct Postpone {
     /// Not before so much time from now: 90s, 10m, 2h
     #[arg(value_name = "FOR", value_parser = seconds)]
     pub wait: u32,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Window {
+    /// These from now on, in place of the configuration's
+    #[command(after_help = "Examples:\n  coms window set --unwelcome \"mon-fri 08:00-18:00\"")]
+    Set {
+        /// Only then (may be repeated); without any: always
+        #[arg(long, value_name = "RANGE")]
+        welcome: Vec<String>,
+        /// Not then, whatever is welcome (may be repeated)
+        #[arg(long, value_name = "RANGE")]
+        unwelcome: Vec<String>,
+        /// Like Europe/Berlin [default: this machine's]
+        #[arg(long, value_name = "ZONE")]
+        time_zone: Option<String>,
+        /// Slow workloads may ask at any time
+        #[arg(long)]
+        ask_outside: bool,
+    },
+    /// The configuration's again
+    #[command(after_help = "Examples:\n  coms window reset")]
+    Reset,
+    /// Moves are welcome for a while, whatever the windows say
+    #[command(after_help = "Examples:\n  coms window open --for 30m")]
+    Open {
+        /// 90s, 10m, 2h
+        #[arg(long = "for", value_name = "TIME", value_parser = seconds)]
+        time: u32,
+    },
+    /// Moves are not welcome for a while
+    #[command(after_help = "Examples:\n  coms window close --for 2h")]
+    Close {
+        /// 90s, 10m, 2h
+        #[arg(long = "for", value_name = "TIME", value_parser = seconds)]
+        time: u32,
+    },
 }
 
 #[derive(Debug, clap::Args)]

@@ -3,7 +3,8 @@
 use crate::args::{self, Args};
 use crate::client::{Client, Trouble};
 use crate::show::{event, flag, if_known, items, table, text};
-use coms_agent::event::{Command, Hold, Ready, Register, Simulate};
+use coms_agent::calendar::Windows;
+use coms_agent::event::{Command, Hold, Ready, Register, Simulate, Window};
 use serde_json::Value;
 use std::fmt::Write as _;
 use std::io::{BufRead, Write};
@@ -124,6 +125,47 @@ pub(crate) fn announced(v: &Value) -> String {
         );
         if_known(&mut out, " for ", party, "/for_s", " s at most");
     }
+    out
+}
+
+pub(crate) fn window(change: Option<&args::Window>) -> Window {
+    match change {
+        None => Window::Show,
+        Some(args::Window::Set { welcome, unwelcome, time_zone, ask_outside }) => Window::Set(Windows {
+            time_zone: time_zone.clone(),
+            welcome: welcome.clone(),
+            unwelcome: unwelcome.clone(),
+            ask_outside: *ask_outside,
+        }),
+        Some(args::Window::Reset) => Window::Reset,
+        Some(args::Window::Open { time }) => Window::Open { for_s: *time },
+        Some(args::Window::Close { time }) => Window::Close { for_s: *time },
+    }
+}
+
+/// Whether moves are welcome now.
+pub(crate) fn window_state(v: &Value) -> String {
+    let mut out = if flag(v, "/open") { "open" } else { "closed" }.to_owned();
+    if_known(&mut out, " until ", v, "/until", "");
+    if !text(v, "/for_a_while").is_empty() {
+        out.push_str(", as was said for a while");
+    }
+    out
+}
+
+pub(crate) fn windows(v: &Value) -> String {
+    let mut out = format!(
+        "Moves are {} now: {}\n",
+        if flag(v, "/open") { "welcome" } else { "not welcome" },
+        window_state(v)
+    );
+    for (name, key) in [("welcome", "/welcome"), ("unwelcome", "/unwelcome")] {
+        for range in items(v, key) {
+            let _ = writeln!(out, "{name:<11}{}", range.as_str().unwrap_or_default());
+        }
+    }
+    if_known(&mut out, "time zone  ", v, "/time_zone", "\n");
+    if_known(&mut out, "from       ", v, "/from", "");
     out
 }
 

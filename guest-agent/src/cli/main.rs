@@ -81,6 +81,10 @@ fn run(args: &Args) -> Result<bool, Trouble> {
                 deadline_s: wanted.deadline,
                 max_downtime_ms: wanted.max_downtime_ms,
                 never: wanted.never.clone(),
+                at: wanted.at.clone(),
+                within_s: wanted.within,
+                before: wanted.before.clone(),
+                outside_windows: wanted.outside_windows,
                 watch: wanted.wait,
             });
             let answer = client.ask(&command)?;
@@ -92,7 +96,8 @@ fn run(args: &Args) -> Result<bool, Trouble> {
             Ok(wait(args, &mut client, &answer, stage)? == "completed")
         }
         Wanted::Cancel(wanted) => {
-            let answer = client.ask(&Command::Cancel(Cancel { watch: wanted.wait }))?;
+            let answer =
+                client.ask(&Command::Cancel(Cancel { scheduled: wanted.scheduled, watch: wanted.wait }))?;
             if !wanted.wait {
                 out(&answer, show::cancelling);
                 return Ok(true);
@@ -108,6 +113,10 @@ fn run(args: &Args) -> Result<bool, Trouble> {
         }
         Wanted::Veto(wanted) => {
             out(&client.ask(&Command::Veto(Veto { migration: wanted.migration }))?, asked::vetoed);
+            Ok(true)
+        }
+        Wanted::Window { change } => {
+            out(&client.ask(&Command::Window(asked::window(change.as_ref())))?, asked::windows);
             Ok(true)
         }
         Wanted::Hosts => {

@@ -77,6 +77,20 @@ pub(crate) fn status(v: &Value) -> String {
     if let Some(a) = v.pointer("/announced") {
         let _ = writeln!(out, "Announced  {}", asked::announced(a));
     }
+    for s in items(v, "/scheduled") {
+        let _ = write!(
+            out,
+            "Scheduled  {} from {} until {}",
+            text(s, "/scheduled"),
+            text(s, "/from"),
+            text(s, "/until")
+        );
+        if_known(&mut out, ", asked as request ", s, "/request", "");
+        out.push('\n');
+    }
+    if let Some(w) = v.pointer("/windows") {
+        let _ = writeln!(out, "Windows    {}", asked::window_state(w));
+    }
     if let Some(m) = v.pointer("/moving") {
         let _ = writeln!(
             out,
@@ -203,6 +217,7 @@ fn verdict(e: &Value) -> String {
     if_known(&mut out, " ", e, "/before_ms", " ms");
     if_known(&mut out, " -> ", e, "/after_ms", " ms");
     if_known(&mut out, " (", e, "/improved_percent", " % faster)");
+    if_known(&mut out, ", at worst ", e, "/worst_during_ms", " ms meanwhile");
     out
 }
 
@@ -220,6 +235,12 @@ pub(crate) fn progress(v: &Value) -> String {
 }
 
 pub(crate) fn asked(v: &Value) -> String {
+    if v.get("scheduled").is_some() {
+        let (id, from, until) = (text(v, "/scheduled"), text(v, "/from"), text(v, "/until"));
+        return format!(
+            "scheduled as {id}: asked for from {from} on, until {until}; `coms cancel --scheduled {id}` calls it off"
+        );
+    }
     let mut out =
         format!("asked as request {}; see `coms status`, or wait with `coms watch`", text(v, "/request"));
     if !flag(v, "/connected") {
@@ -230,6 +251,9 @@ pub(crate) fn asked(v: &Value) -> String {
 
 pub(crate) fn cancelling(v: &Value) -> String {
     let request = text(v, "/request");
+    if v.get("scheduled").is_some() {
+        return format!("scheduled move {} is called off", text(v, "/scheduled"));
+    }
     if flag(v, "/ended") {
         return format!("request {request} is called off; no host had heard of it");
     }

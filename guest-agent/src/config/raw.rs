@@ -19,6 +19,7 @@ pub(super) struct Raw {
     pub notice: asked::RawNotice,
     pub asked: Vec<asked::Raw>,
     pub random: Option<random::Raw>,
+    pub windows: crate::calendar::Windows,
 }
 
 #[derive(Debug, Deserialize, Default)]

@@ -95,7 +95,8 @@ impl Announced {
         matches!(self.stage, Stage::Said) || self.starts_at <= now
     }
 
-    fn next_timeout(&self) -> Option<Duration> {
+    /// `begun`: it moves. `connected`: the host can be told something.
+    fn next_timeout(&self, begun: bool, connected: bool) -> Option<Duration> {
         let of_stage = match &self.stage {
             Stage::PuttingOff { until } => Some(*until),
             Stage::Later { ask_at } => Some(*ask_at),
@@ -103,13 +104,12 @@ impl Announced {
             Stage::Said => None,
         };
         let asking = self.round().is_some();
-        let owed = self.hold_said.filter(|(said, _)| self.round().and_then(Round::wanted) != Some(*said));
+        let wanted = self.round().and_then(Round::wanted).filter(|_| connected && self.waits);
+        let owed = self.hold_said.filter(|(said, _)| wanted.is_some_and(|w| w != *said));
         let retry = self.retries.values().min().copied().filter(|_| asking);
         let not_before = self.not_before.filter(|_| asking);
-        [of_stage, retry, not_before, owed.map(|(_, at)| at + HOLD_PACE), Some(self.starts_at)]
-            .into_iter()
-            .flatten()
-            .min()
+        let starts = Some(self.starts_at).filter(|_| !begun);
+        [of_stage, retry, not_before, owed.map(|(_, at)| at + HOLD_PACE), starts].into_iter().flatten().min()
     }
 }
 
@@ -141,8 +141,9 @@ impl Agent {
         let put_off = former.as_ref().is_some_and(|a| a.put_off);
         let own = matches!(notice.initiator, Initiator::Customer | Initiator::Schedule);
         let least = self.config.least_notice;
-        let not_before = if put_off {
-            // Ready before that would undo it.
+        // Put off by hand, or until a window opens: ready before that would undo it.
+        let shut = waits && !own && self.closed_until(now.unix_us / 1000).is_some();
+        let not_before = if put_off || shut {
             Some(starts_at)
         } else {
             let before = former.as_ref().and_then(|a| a.not_before).filter(|t| *t > now.mono);
@@ -166,9 +167,7 @@ impl Agent {
         };
         let told = notice_json(&announced, now.mono);
         self.tell("notice", told, Audience::Everybody);
-        if let Some(ask_at) = self.ask_at(now.mono, starts_at) {
-            announced.stage = Stage::Later { ask_at };
-        }
+        announced.stage = Stage::Later { ask_at: self.ask_at(now.mono, &announced) };
         let put_off_now = waits && !own && !expedited && !put_off && announced.simulated.is_none();
         self.announced = Some(announced);
         if put_off_now && self.put_off_by_windows(now) {
@@ -177,10 +176,11 @@ impl Agent {
         self.settle_announced(now);
     }
 
-    /// When to ask about a move that begins then. None: now.
-    fn ask_at(&self, now: Duration, starts_at: Duration) -> Option<Duration> {
-        let wanted = starts_at.saturating_sub(self.attend().notice);
-        (wanted > now + EARLY).then_some(wanted)
+    /// When to ask: at once, but of a move that begins when its notice is over, and not sooner, in time.
+    fn ask_at(&self, now: Duration, announced: &Announced) -> Duration {
+        let in_time = announced.starts_at.saturating_sub(self.attend().notice);
+        let no_hurry = announced.not_before.is_some_and(|t| t >= announced.starts_at);
+        if no_hurry && in_time > now + EARLY { in_time } else { now }
     }
 
     /// The customer's windows speak against a move that begins at the end of its notice: says so, if the terms allow.
@@ -328,9 +328,8 @@ impl Agent {
         let Some(announced) = &mut self.announced else { return };
         match &announced.stage {
             Stage::PuttingOff { until } if *until <= now.mono => {
-                let starts_at = announced.starts_at;
-                let ask_at = self.ask_at(now.mono, starts_at).unwrap_or(now.mono);
-                if let Some(announced) = &mut self.announced {
+                let ask_at = self.announced.as_ref().map(|a| self.ask_at(now.mono, a));
+                if let Some((announced, ask_at)) = self.announced.as_mut().zip(ask_at) {
                     announced.stage = Stage::Later { ask_at };
                 }
                 return self.settle_announced(now);
@@ -348,6 +347,7 @@ impl Agent {
 
     fn settle_round(&mut self, now: Now) {
         let Some(announced) = &mut self.announced else { return };
+        announced.not_before.take_if(|t| *t <= now.mono);
         let Stage::Asking(round) = &mut announced.stage else { return };
         let over = round.expire(now.mono);
         let migration = announced.notice.migration;
@@ -393,7 +393,7 @@ impl Agent {
             return;
         }
         if round.is_over() {
-            if announced.not_before.is_none_or(|t| t <= now.mono) && announced.starts_at > now.mono {
+            if announced.not_before.is_none() && announced.starts_at > now.mono {
                 announced.stage = Stage::Said;
                 if real {
                     self.actions.push(Action::Send(guest_to_host::Ready { migration }.into()));
@@ -440,10 +440,12 @@ impl Agent {
     }
 
     pub(super) fn announced_timeout(&self) -> Option<Duration> {
-        let begun = |a: &Announced, at: Duration| self.moving.is_some() && at >= a.starts_at;
         let announced = self.announced.as_ref()?;
-        let own = announced.next_timeout().filter(|at| !begun(announced, *at));
-        [own, announced.simulated.as_ref().and_then(Simulated::next_timeout)].into_iter().flatten().min()
+        let (begun, connected, simulated) = match &announced.simulated {
+            Some(simulated) => (simulated.has_begun(), true, simulated.next_timeout()),
+            None => (self.moving.is_some(), self.link.established, None),
+        };
+        [announced.next_timeout(begun, connected), simulated].into_iter().flatten().min()
     }
 
     fn name_of(&self, party: &Party) -> String {

@@ -11,6 +11,7 @@ use coms_protocol::session::{Event as Session, EventOf, Now};
 use coms_protocol::types::{DenyReason, Figures, Initiator, MigrationId, Phase, Place, RequestId};
 use coms_protocol::{Guest, GuestToHost, HostToGuest};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 impl Agent {
@@ -71,6 +72,7 @@ impl Agent {
             self.link.former = self.link.place.replace(place.clone());
         }
         self.clocks.met(place.alias.as_str());
+        self.see_place(now, &place);
         // Whoever it is, it knows nothing of what is wanted here until it is told.
         self.attend_said = Attend::default();
         if new_peer {
@@ -156,7 +158,12 @@ impl Agent {
                 let known = self.pings.as_mut().is_some_and(|run| run.answer(m.number, now.mono));
                 self.ignored.not_mine += u64::from(!known);
             }
-            HostToGuest::TimeReply(m) => self.clocks.answered(now, m.number, m.host_unix_us),
+            HostToGuest::TimeReply(m) => {
+                let step = self.clocks.answered(now, m.number, m.host_unix_us);
+                if let Some(by_us) = step.filter(|_| self.moving.is_none() && self.untold.is_none()) {
+                    self.clock_stepped(by_us);
+                }
+            }
             HostToGuest::Terms(m) => self.on_terms(m),
             HostToGuest::Verdict(m) => self.on_verdict(now, m),
             HostToGuest::Hosts(m) => self.on_hosts(&m),
@@ -293,6 +300,7 @@ impl Agent {
         if let Some(earlier) = self.untold.take() {
             self.release_final(earlier.number);
         }
+        self.explained(&m.to);
         let here = |p: &Place| p.alias == m.to.alias;
         let former = [self.link.former.as_ref(), self.link.place.as_ref()];
         let from = m.from.clone().or_else(|| former.into_iter().flatten().find(|p| !here(p)).cloned());
@@ -312,9 +320,11 @@ impl Agent {
         self.announced.take_if(|a| a.simulated.is_none());
         self.untold = Some(Untold { number, migration: m.migration, due: now.mono + TELL_WAIT });
 
-        let before = match &mut self.moving {
-            Some(moving) if moving.migration == m.migration => std::mem::take(&mut moving.before),
-            Some(_) | None => self.before(now.mono),
+        let (before, during) = match &mut self.moving {
+            Some(moving) if moving.migration == m.migration => {
+                (std::mem::take(&mut moving.before), std::mem::take(&mut moving.during))
+            }
+            Some(_) | None => (self.before(now.mono), BTreeMap::new()),
         };
         // Whatever else was said to be under way: the VM has just moved.
         self.end_moving(now);
@@ -327,7 +337,7 @@ impl Agent {
                 now.unix_us / 1000 + u64::try_from(cooldown.as_millis()).unwrap_or(0);
         }
         let check = Check { migration: m.migration, request: record.request, before };
-        self.begin_check(now, check, asking.as_ref());
+        self.begin_check(now, check, during, asking.as_ref());
     }
 
     pub(super) fn on_ticker(&mut self, worst: Duration) {

@@ -12,6 +12,7 @@ pub mod clock;
 mod customer;
 pub mod effect;
 mod host;
+mod inside;
 mod own_load;
 pub mod ping;
 pub mod random;
@@ -19,12 +20,14 @@ mod reload;
 pub mod request;
 pub mod round;
 pub mod rule;
+pub mod schedule;
 mod simulate;
 mod slow;
 pub mod window;
-mod windows;
+pub mod windows;
 
 use crate::action::{Action, Audience, Telling};
+use crate::calendar::Calendar;
 use crate::config::Config;
 pub(crate) use host::rfc3339;
 
@@ -40,7 +43,8 @@ use coms_protocol::guest_to_host::{Attend, GuestHello};
 use coms_protocol::host_to_guest::{Progress, Terms};
 use coms_protocol::session::Now;
 use coms_protocol::types::{List, MigrationId, Place, RequestId, Text};
-use effect::{Before, Measuring};
+use effect::{Before, During, Measuring};
+use inside::Unexplained;
 use own_load::Episode;
 use rule::Watch;
 use serde_json::{Map, Value};
@@ -73,6 +77,8 @@ struct Moving {
     since: Duration,
     progress: Option<Progress>,
     before: Vec<Before>,
+    /// What the workloads show meanwhile.
+    during: BTreeMap<String, During>,
     /// That it is prepared, and that memory is copied, was told.
     stage_told: (bool, bool),
 }
@@ -112,6 +118,12 @@ pub struct Agent {
     announced: Option<Announced>,
     /// Answers of the host that somebody waits for.
     awaited: Vec<Awaited>,
+    /// What `coms window set` said.
+    windows_set: Option<Calendar>,
+    /// Another host, and nobody has said why yet.
+    unexplained: Option<Unexplained>,
+    /// When a scheduled move is looked at again.
+    schedule_due: Option<Duration>,
     /// Commands that were run.
     next_run: u64,
     clocks: Clocks,
@@ -146,6 +158,7 @@ impl Agent {
         let wait = |until_ms: u64, most: Duration| {
             now.mono + Duration::from_millis(until_ms.saturating_sub(wall_ms)).min(most)
         };
+        let windows_set = state.windows.as_ref().and_then(|w| Calendar::new(w).ok());
         let mut agent = Self {
             blame: Blame::new(state.usual.as_ref()),
             episode: None,
@@ -170,6 +183,9 @@ impl Agent {
             announced: None,
             awaited: Vec::new(),
             next_run: 0,
+            windows_set,
+            unexplained: None,
+            schedule_due: None,
             clocks: Clocks::new(random >> 11),
             pings: None,
             next_ping: random >> 11,
@@ -250,6 +266,8 @@ impl Agent {
             self.announced_timeout(),
             self.awaited_timeout(),
             self.random_timeout(),
+            self.schedule_due,
+            self.unexplained_timeout(),
         ]
         .into_iter()
         .flatten()
@@ -277,10 +295,13 @@ impl Agent {
         }
         self.settle_announced(now);
         self.settle_awaited(now);
+        self.settle_windows(now);
         self.settle_attend();
         self.settle_untold(now);
+        self.settle_unexplained(now);
         self.settle_effect(now);
         self.settle_afresh(now);
+        self.settle_schedules(now);
         self.ask_if_slow(now);
 
         let waiting = List::clipped(self.state.life.waiting());
@@ -361,8 +382,14 @@ impl Agent {
             self.actions.push(Action::StartTicker);
         }
         let before = self.before(now.mono);
-        self.moving =
-            Some(Moving { migration, since: now.mono, progress: None, before, stage_told: (false, false) });
+        self.moving = Some(Moving {
+            migration,
+            since: now.mono,
+            progress: None,
+            before,
+            during: BTreeMap::new(),
+            stage_told: (false, false),
+        });
         self.clocks.set_moving(true, now.mono);
         self.clocks.burst(now.mono);
     }

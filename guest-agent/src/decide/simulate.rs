@@ -26,6 +26,10 @@ pub(super) struct Simulated {
 }
 
 impl Simulated {
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun.is_some()
+    }
+
     pub(super) fn next_timeout(&self) -> Option<Duration> {
         self.begun.map(|b| b + STAGE * self.stages)
     }

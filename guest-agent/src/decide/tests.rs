@@ -1,6 +1,8 @@
 //! The whole mind against a model: restarts at any moment, outcomes repeated, late and out of order, brokers
 //! that know nothing. Whatever happens, each request ends once, and each migration is told once.
 
+mod asked;
+
 use super::request::Life;
 use super::*;
 use crate::event::{Cancel, ClientId, Command, Counters, Measured, Migrate, Sample};
