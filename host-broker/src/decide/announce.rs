@@ -94,14 +94,14 @@ impl Guest {
 
 impl Broker {
     /// The move is admitted: it begins, or it is announced first.
-    pub(super) fn announce(&mut self, now: Now, uuid: Uuid, mut plan: Plan, ordered: Option<Duration>) {
-        let policy = self.config.notices;
+    pub(super) fn announce(&mut self, now: Now, uuid: Uuid, mut plan: Plan, spans: (Duration, Duration)) {
+        let postpone_max = self.config.notices.postpone_max;
         let Some(guest) = self.guests.get_mut(&uuid) else { return };
-        let (notice, hold) = spans(&policy, guest.attends(), plan.expedited, ordered);
+        let (notice, hold) = spans;
         if notice.is_zero() && hold.is_zero() {
             return self.survey(now, uuid, plan);
         }
-        let may_postpone = if plan.expedited { Duration::ZERO } else { policy.postpone_max };
+        let may_postpone = if plan.expedited { Duration::ZERO } else { postpone_max };
         let wait = Wait {
             earliest: now.mono + notice,
             hold,

@@ -112,7 +112,9 @@ impl Broker {
             return self.out.push(Action::Look { uuid });
         };
         guest.domain.state = DomainState::Running { arrived: true };
-        guest.came = Some(Came { at: Some(now.mono), ticket: None });
+        // A look may have been quicker, and its ticket may be being written.
+        let ticket = guest.came.and_then(|c| c.ticket);
+        guest.came = Some(Came { at: Some(now.mono), ticket });
         match &guest.arrival {
             Some(arrival) if arrival.ticket.expires_unix_ms >= now.unix_ms => {
                 let ticket = arrival.ticket;
@@ -133,6 +135,7 @@ impl Broker {
             .as_ref()
             .is_some_and(|a| a.ticket.attempt == ticket.attempt && a.stage != Stage::Coming)
         {
+            guest.came = None;
             return;
         }
         let migration = ticket.migration;

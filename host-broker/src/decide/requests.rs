@@ -2,6 +2,7 @@
 
 use super::Broker;
 use super::admission::{self, Denial, Situation};
+use super::announce;
 use super::guest::{FOLLOWERS, Guest, Move, Plan, WAITING};
 use super::moves::End;
 use super::placement::{self, Candidate, Demand};
@@ -186,8 +187,11 @@ impl Broker {
             cancelled_by: None,
             kept: None,
         };
-        self.add_record(record);
-        self.announce(now, uuid, plan, wish.notice);
+        let spans = announce::spans(&self.config.notices, guest.attends(), plan.expedited, wish.notice);
+        let at_once = spans == (Duration::ZERO, Duration::ZERO);
+        let state = if at_once { MoveState::Choosing } else { MoveState::Announced };
+        self.add_record(MoveRecord { state, ..record });
+        self.announce(now, uuid, plan, spans);
         Ok(migration)
     }
 

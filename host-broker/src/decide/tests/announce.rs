@@ -105,6 +105,8 @@ fn a_silent_guest_delays_nothing_beyond_its_notice() {
     assert_eq!((terms.reason, terms.hold_up_to_ms), (NoticeReason::Maintenance, 105_000));
     assert!(!terms.may_veto && !terms.expedited && terms.postpone_up_to_s == 86_400);
     assert_eq!(begins_after(&mut w, 100), Some(5));
+    let steps: Vec<_> = w.broker.records.back().unwrap().steps.iter().map(|s| s.state).collect();
+    assert_eq!(steps, [MoveState::Announced, MoveState::Choosing]);
     // Its notice was told; it is not told again that it begins, but how far it is.
     assert!(matches!(w.told().last(), Some(HostToGuest::Notice(_))));
 }

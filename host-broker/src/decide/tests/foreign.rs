@@ -124,6 +124,81 @@ fn an_arrival_without_a_ticket_gets_one_and_is_told_once() {
     assert_eq!(completed(&w).len(), 1);
 }
 
+/// What may come in any order, once the domain has resumed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Sign {
+    Arrived,
+    Look,
+    List,
+    Written,
+    Figures,
+    Delivered,
+    Cleared,
+}
+
+/// In whatever order an arrival shows, and however often, it is told once: under its ticket, or as foreign.
+#[test]
+fn an_arrival_is_told_once_in_whatever_order_it_shows() {
+    use Sign::*;
+    let orders = prop::collection::vec(
+        prop::sample::select(vec![Arrived, Look, List, Written, Figures, Delivered, Cleared]),
+        0..12,
+    );
+    proptest!(|(signs in orders, ours: bool)| {
+        let mut w = World::destination();
+        let t = ticket(&w);
+        let mut metadata = ours.then(|| t.to_xml());
+        w.look(Domain { ticket_xml: metadata.clone(), ..domain(DomainState::Incoming) });
+        w.hello(&[]);
+        let (mut arrived, mut seen) = (false, 0);
+        // Whatever comes first, all of it comes in the end, in the usual order.
+        for sign in signs.into_iter().chain([Arrived, Look, Written, Figures, Delivered, Cleared, Look, List]) {
+            let actions = w.actions.clone();
+            let last = |wanted: fn(&Action) -> Option<MigrationId>| actions.iter().rev().find_map(wanted);
+            let here = Domain { ticket_xml: metadata.clone(), ..domain(DomainState::Running { arrived: true }) };
+            match sign {
+                // libvirt says it once.
+                Arrived if !std::mem::replace(&mut arrived, true) => {
+                    w.event(Event::Hypervisor(HvEvent::Arrived { uuid: VM }));
+                }
+                Arrived => {}
+                Look => drop(w.look(here)),
+                List => drop(w.event(Event::Domains(Ok(vec![here])))),
+                Written => {
+                    let written = last(|a| if let Action::WriteTicket { migration, .. } = a { Some(*migration) } else { None });
+                    if let Some(migration) = written {
+                        w.event(Event::TicketWritten { uuid: VM, migration, result: Ok(()) });
+                    }
+                }
+                Figures => {
+                    let fetched = last(|a| if let Action::FetchFigures { migration, .. } = a { Some(*migration) } else { None });
+                    if let Some(migration) = fetched {
+                        figures(&mut w, migration);
+                    }
+                }
+                Delivered => for message in w.told() {
+                    w.event(Event::Link { uuid: VM, event: LinkEvent::Delivered(message) });
+                },
+                Cleared => if actions.iter().any(|a| matches!(a, Action::ClearTicket { .. })) {
+                    metadata = None;
+                    w.event(Event::TicketCleared { uuid: VM, result: Ok(()) });
+                },
+            }
+            for action in &w.actions[seen..] {
+                if let Action::WriteTicket { xml, .. } = action {
+                    prop_assert!(!ours, "a ticket in the place of one that counts");
+                    metadata = Some(xml.clone());
+                }
+            }
+            seen = w.actions.len();
+        }
+        let told = completed(&w);
+        prop_assert_eq!(told.len(), 1, "{:?}", told);
+        prop_assert_eq!(told[0].migration == t.migration, ours);
+        prop_assert_eq!(&metadata, &None);
+    });
+}
+
 #[test]
 fn where_it_came_from_is_told_if_one_host_had_it_a_moment_ago() {
     let mut w = World::destination();
