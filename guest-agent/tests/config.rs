@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use coms_agent::config::{Config, Port, Probe};
+use coms_protocol::types::GapLaw;
 use std::path::Path;
 use std::time::Duration;
 
@@ -99,6 +100,11 @@ fn the_shipped_file_is_valid_and_its_comments_show_the_defaults() {
     for event in coms_agent::config::EVENTS {
         assert!(text.contains(event), "{event} is not in the list of events");
     }
+    let random = typed.random.unwrap();
+    assert_eq!(
+        (shipped.random, random.least_s, random.most_s, random.law),
+        (None, 300, 600, GapLaw::Exponential)
+    );
     let w = &typed.workloads[0];
     let minimal = "[[workload]]\nname = \"shop\"\nprobe = { http = \"http://127.0.0.1:8080/health\" }\n";
     let minimal = Config::parse(minimal, Path::new("x")).unwrap();
