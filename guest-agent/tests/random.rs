@@ -112,6 +112,8 @@ fn a_start_is_said_to_every_broker_and_told_once() {
     vm.until("told", |vm| vm.events("random").len() == 2);
     assert_eq!(vm.events("random")[1]["state"], "budget-used-up");
     assert_eq!(vm.json(&["status"])["random"]["state"], "budget-used-up");
+    let text = String::from_utf8(vm.coms(&["status"]).stdout).unwrap();
+    assert!(text.contains("Random     budget-used-up, 3 of at most 5000"), "{text}");
 }
 
 #[test]

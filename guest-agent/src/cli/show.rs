@@ -100,6 +100,12 @@ pub(crate) fn status(v: &Value) -> String {
             progress(m)
         );
     }
+    if let Some(r) = v.pointer("/random") {
+        let _ = write!(out, "Random     {}", text(r, "/state"));
+        if_known(&mut out, ", ", r, "/made", "");
+        if_known(&mut out, " of at most ", r, "/most_per_day", " moves within 24 hours");
+        out.push('\n');
+    }
     if let Some(last) = v.pointer("/last") {
         let _ = writeln!(out, "Last       {}", record(last));
     }
