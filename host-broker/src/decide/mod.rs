@@ -313,7 +313,7 @@ impl Broker {
         self.source_looks(now, uuid);
         self.read_ticket(now, uuid);
         self.take_up_announced(now, uuid);
-        self.read_schedule(uuid);
+        self.read_schedule(now, uuid);
         self.answer_waiting(uuid);
     }
 

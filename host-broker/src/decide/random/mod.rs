@@ -64,7 +64,7 @@ pub struct Random {
 
 impl Broker {
     /// Called with every fresh look.
-    pub(super) fn read_schedule(&mut self, uuid: Uuid) {
+    pub(super) fn read_schedule(&mut self, now: Now, uuid: Uuid) {
         let Some(guest) = self.guests.get_mut(&uuid) else { return };
         if guest.domain.state == DomainState::ShutOff {
             guest.random = Random::default();
@@ -72,7 +72,9 @@ impl Broker {
         }
         // From then on what is here is newer than any look.
         if std::mem::replace(&mut guest.random.loaded, true) {
-            return;
+            // Perhaps it waited for this look.
+            guest.random.write_at = guest.random.write_at.min(now.mono);
+            return self.write_schedule(now, uuid);
         }
         match guest.domain.random_xml.as_deref().map(Schedule::from_xml) {
             None => {}
@@ -182,7 +184,7 @@ impl Broker {
         if next > now.unix_ms {
             return;
         }
-        if !guest.mv.is_none() || guest.domain.job_active {
+        if !guest.mv.is_none() || guest.foreign.is_some() {
             guest.random.spent = Some(None);
             return;
         }
@@ -230,8 +232,14 @@ impl Broker {
         let Some(guest) = self.guests.get_mut(&uuid) else { return };
         let r = &mut guest.random;
         r.writing.take_if(|until| *until <= now.mono);
-        let busy = !guest.mv.is_none() || guest.domain.job_active || guest.undecided;
+        let busy = !guest.mv.is_none() || guest.undecided;
         if !r.unwritten || r.writing.is_some() || r.write_at > now.mono || busy {
+            return;
+        }
+        // There is no event when a job ends: after an arrival the last look still shows it.
+        if guest.domain.job_active {
+            r.write_at = now.mono + WRITE_EVERY;
+            self.out.push(Action::Look { uuid });
             return;
         }
         r.unwritten = false;

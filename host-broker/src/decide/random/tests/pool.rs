@@ -40,6 +40,7 @@ pub struct Pool {
     draw: Draw,
     /// Where the VM is.
     at: usize,
+    arrived: bool,
     now: Now,
     pub xml: Option<String>,
     ticket: Option<String>,
@@ -86,6 +87,7 @@ impl Pool {
             brokers: Vec::new(),
             draw: Arc::new(Mutex::new(draw)),
             at: 0,
+            arrived: false,
             now: Now { mono: Duration::from_secs(100), unix_ms: 1_790_000_000_000 },
             xml: None,
             ticket: None,
@@ -226,15 +228,22 @@ impl Pool {
                     called_unix_ms: self.now.unix_ms,
                 });
                 self.at = to;
+                self.arrived = true;
                 events.push_back((i, Event::Hypervisor(HvEvent::Left { uuid: VM })));
                 events.push_back((i, Event::Returned { uuid: VM, migration, result: Ok(()) }));
-                let domain = Ok(self.domain(true));
-                events.push_back((to, Event::Domain { uuid: VM, result: domain }));
+                // The last look before it runs there shows its job, and none follows by itself.
+                let coming = Domain { state: DomainState::Incoming, job_active: true, ..self.domain(false) };
+                events.push_back((to, Event::Domain { uuid: VM, result: Ok(coming) }));
+                events.push_back((to, Event::Hypervisor(HvEvent::Arrived { uuid: VM })));
                 let hello = GuestHello { agent: Text::clipped("test"), waiting: List::default() };
                 events.push_back((
                     to,
                     Event::Link { uuid: VM, event: LinkEvent::Established { hello, new_peer: true } },
                 ));
+            }
+            Action::Look { uuid } if i == self.at => {
+                let domain = Ok(self.domain(self.arrived));
+                events.push_back((i, Event::Domain { uuid, result: domain }));
             }
             Action::FetchFigures { uuid, migration } => {
                 let figures = Some(Box::new(JobFigures::default()));
