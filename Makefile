@@ -10,16 +10,17 @@ unexport CARGO_TARGET_DIR
 # Benches by name: make bench B="calls messages"; all of them without.
 B ?=
 
-.PHONY: help setup build demo bench test test-quick test-lab test-faults lint fuzz clean
+.PHONY: help setup build man demo bench test test-quick test-lab test-faults lint fuzz clean
 
 help:
 	@echo "make demo        a VM saves itself from noisy neighbours (needs root; < 5 min after building)"
 	@echo "make test        every test, on real libvirt hosts and guests (needs root; < 20 min)"
 	@echo "make bench       measures what is promised, into target/bench (needs root; about 40 min on a quiet machine)"
 	@echo "make test-quick  the tests that need no root and no VM"
-	@echo "make test-faults every row of the fault table (not yet part of make test)"
+	@echo "make test-faults every row of the fault table, not yet part of make test (needs root; about 30 min)"
 	@echo "make lint        rustfmt and clippy"
 	@echo "make build       the programs, into target/release"
+	@echo "make man         the manual pages, into target/man (man -l target/man/comsctl.8)"
 	@echo "make fuzz        search the wire for a crash (needs cargo-fuzz and a nightly toolchain)"
 
 setup:
@@ -27,6 +28,9 @@ setup:
 
 build: setup
 	$(CARGO) build --release -p coms-broker -p coms-agent
+
+man:
+	$(CARGO) run --quiet -p coms-man -- target/man
 
 demo: setup
 	$(CARGO) run --quiet --release -p coms-story --bin coms-demo -- $(S)
@@ -44,9 +48,10 @@ test-quick:
 test-lab: setup
 	$(CARGO) test -p coms-lab -p coms-story -- --test-threads=1
 
-# Every row of the fault table; not yet part of `make test`. FAULTS=words picks rows by their name.
+# Every row of the fault table, into target/faults/table.md. FAULTS="operator,copying" picks
+# rows by words of their names, FAULTS=3,10-19 by their places, FAULTS=open those that have not held yet.
 test-faults: setup
-	COMS_FAULTS=$${FAULTS:-all} $(CARGO) test -p coms-story --test fault_table -- --nocapture
+	COMS_FAULTS="$${FAULTS:-all}" $(CARGO) test -p coms-story --test fault_table -- --nocapture
 
 lint:
 	$(CARGO) fmt --all --check

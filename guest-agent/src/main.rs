@@ -7,23 +7,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 use tracing::{error, info};
 
-const HELP: &str = "\
-coms-agent: watches workloads in this virtual machine and tells the host when they suffer
-
-Usage: coms-agent [--config FILE] [--check] [--log LEVEL]
-
-  --config FILE  configuration (default /etc/coms/agent.toml; without that file, defaults)
-  --check        read the configuration, say what is wrong with it, and end
-  --log LEVEL    error, warn, info, debug or trace (default info)
-  --help, --version
-
-Examples:
-  coms-agent
-  coms-agent --config ./agent.toml --check
-
-SIGHUP (systemctl reload coms-agent) reads the configuration again; a wrong one is refused and the old one stays.
-
-Exit code: 0 done, 1 cannot run, 2 wrong usage or configuration";
+/// Also what its manual page is made of.
+const HELP: &str = include_str!("help.txt");
 
 struct Options {
     config: Option<PathBuf>,
@@ -44,7 +29,7 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Err(wrong) => {
-            eprintln!("coms-agent: {wrong}\n\n{HELP}");
+            eprint!("coms-agent: {wrong}\n\n{HELP}");
             return ExitCode::from(2);
         }
     };
@@ -85,7 +70,7 @@ fn options(mut args: impl Iterator<Item = String>) -> Result<Wanted, String> {
                     .parse()
                     .map_err(|_| format!("--log {level}: must be error, warn, info, debug or trace"))?;
             }
-            "--help" | "-h" => return Ok(Wanted::Print(HELP.to_owned())),
+            "--help" | "-h" => return Ok(Wanted::Print(HELP.trim_end().to_owned())),
             "--version" | "-V" => return Ok(Wanted::Print(coms_agent::AGENT.to_owned())),
             other => return Err(format!("{other} is unknown")),
         }

@@ -162,6 +162,9 @@ pub struct Record {
     pub figures: Figures,
     /// From the resumption to the host's telling of it.
     pub told_after_ms: Option<u64>,
+    /// What was told of this migration before; completed outranks it.
+    #[serde(default)]
+    pub told_before: Option<Outcome>,
     /// What the guest measured.
     #[serde(flatten)]
     pub gap: Gap,
@@ -232,8 +235,9 @@ impl State {
         self.id_base.wrapping_add(self.ids)
     }
 
-    /// Remembers how a migration ended.
+    /// Remembers how a migration ended, in place of what was remembered of it before.
     pub fn end(&mut self, migration: MigrationId, outcome: Outcome) {
+        self.ended.retain(|e| e.migration != migration);
         if self.ended.len() >= REMEMBERED {
             self.ended.pop_front();
         }

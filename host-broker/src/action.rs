@@ -2,6 +2,7 @@
 //! branch on policy.
 
 use crate::announced::{Kept, Stays};
+use crate::config::Config;
 use crate::control::Reply;
 use crate::event::Caller;
 use crate::hypervisor::{Mark, MigrateSpec, Needs};
@@ -78,6 +79,10 @@ pub enum Action {
         uuid: Uuid,
         hosts: Vec<(String, String)>,
     },
+    /// Stop a copy that runs at its destination, too. Answered by `Event::Resumed`.
+    Suspend {
+        uuid: Uuid,
+    },
     /// Let a paused copy run that is known to be the only one. Answered by `Event::Resumed`.
     Resume {
         uuid: Uuid,
@@ -97,6 +102,17 @@ pub enum Action {
     },
     SetAutostart {
         uuid: Uuid,
+    },
+    /// Answered by `Event::Reloaded`.
+    ReadConfig {
+        caller: Option<Caller>,
+    },
+    /// What `io/` needs of a configuration that is in force from now on.
+    Configure(Box<Config>),
+    /// An attached guest is to know this of the host from now on. Nothing that it is owed is lost.
+    Greet {
+        uuid: Uuid,
+        hello: HostHello,
     },
     Reply {
         caller: Caller,

@@ -37,8 +37,24 @@ pub enum Request {
         let_finish: bool,
     },
     Resume,
+    /// Take up the changed configuration.
+    Reload,
     /// What somebody should look at.
     Standing,
+}
+
+impl Request {
+    /// Not only a look: needs the right to change.
+    pub fn changes(&self) -> bool {
+        match self {
+            Request::Guests | Request::Hosts | Request::Migrations { .. } | Request::Standing => false,
+            Request::Migrate { .. }
+            | Request::Cancel { .. }
+            | Request::Pause { .. }
+            | Request::Resume
+            | Request::Reload => true,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -92,6 +108,9 @@ pub struct StandingView {
     pub paused: bool,
     /// The local libvirt answers.
     pub libvirt: bool,
+    /// When the configuration in force was read.
+    #[serde(default)]
+    pub config_read_unix_ms: Option<u64>,
     pub alarms: Vec<Alarm>,
 }
 

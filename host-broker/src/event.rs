@@ -1,6 +1,7 @@
 //! Every way the world wakes the broker. One queue, one owner: `io/event_loop.rs` hands these to
 //! [`Broker::handle`](crate::decide::Broker::handle), one at a time.
 
+use crate::config::Config;
 use crate::control::Request as ControlRequest;
 use crate::hypervisor::{Domain, HostSample, HvError, HvEvent, JobFigures};
 use coms_protocol::guest_to_host::{GuestHello, GuestToHost};
@@ -97,6 +98,11 @@ pub enum Event {
     },
     /// The sign of life is left, or not (answer to `Beat`).
     Marked(Result<(), HvError>),
+    /// The configuration was read again (answer to `ReadConfig`, or at a signal); what is wrong with it, in one line.
+    Reloaded {
+        caller: Option<Caller>,
+        config: Result<Box<Config>, String>,
+    },
     Control {
         caller: Caller,
         request: ControlRequest,
@@ -123,8 +129,9 @@ pub enum LinkEvent {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Elsewhere {
     No,
-    /// In whatever state.
+    /// In whatever state but running.
     Yes,
+    Runs,
     /// For the operator.
     NoAnswer(String),
 }

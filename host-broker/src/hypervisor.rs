@@ -54,6 +54,16 @@ pub enum DomainState {
     Other,
 }
 
+impl DomainState {
+    /// Its CPUs run.
+    pub fn runs(self) -> bool {
+        match self {
+            Self::Running { .. } | Self::RunningPostCopy => true,
+            Self::Incoming | Self::Paused { .. } | Self::ShutOff | Self::Other => false,
+        }
+    }
+}
+
 /// One domain as the local libvirt shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Domain {

@@ -38,6 +38,9 @@ pub use host_to_guest::HostToGuest;
 /// Name of the virtio-serial port.
 pub const PORT_NAME: &str = "org.coms.agent.0";
 
+/// Alias of the serial line that stands in for it where a guest has none. libvirt wants `ua-` in front, and no dots.
+pub const LINE_ALIAS: &str = "ua-org-coms-agent-0";
+
 /// Newest version of the language this build speaks.
 pub const VERSION: u16 = 1;
 

@@ -184,6 +184,7 @@ fn what_the_host_bounds_is_on_the_page() {
         (&budget, "SPARE_SAVED: f64 = 2.0 * 1024.0 * 1024.0;", "2 MiB saved up"),
         (&links, "DECIDED: usize = 512;", "| 512 more |"),
         (&links, "ANSWERED: usize = 64;", "| 64 more |"),
+        (&links, "DAMAGED: usize = 20;", "| 20 more |"),
         (&links, "WINDOW: usize = 1024;", "the newest 1 KiB"),
         (&links, "OUTBOX: usize = 32;", "32 before them"),
         (&requests, "requests_per_minute: 6,", "6 unless configured"),

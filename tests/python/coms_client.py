@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""A small agent for the port org.coms.agent.0: the example to protocol/PROTOCOL.md, whose sections its comments name.
+"""A small client of the guest-host protocol, version 1, written from protocol/PROTOCOL.md alone, whose section numbers
+(§) it names. It asks; it does not measure, and it does not cancel.
 
     coms_client.py status                 where am I, may I take part
     coms_client.py migrate --wait         ask to be moved, wait for the final answer
@@ -11,381 +12,528 @@ answer in time. Python 3.9 or later, standard library only.
 """
 import argparse
 import errno
+import glob
 import json
+import math
 import os
+import secrets
 import select
-import signal
+import stat
 import sys
 import time
+from collections import OrderedDict
 
-from coms_wire import (ACK, HEARTBEAT, HELLO, KEPT, MESSAGES, NUMBERS, STRUCTS, WITHDRAWN, Deframer, Malformed,
-                       body_of, frame, header_of, put_fields, put_varint, take_fields)
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import coms_wire as wire  # noqa: E402
 
 NAME = "coms_client.py 0.1"
+DOWN, GREETING, ESTABLISHED, INCOMPATIBLE = "down", "greeting", "established", "incompatible"  # §5
+HELLO_GAP, GREET_FIRST, GREET_MOST = 0.02, 0.2, 10.0           # §5, seconds
+WINDOW, RESEND_FIRST, RESEND_MOST, FORMER = 16, 0.3, 5.0, 16   # §6
+HEARTBEAT_AFTER, SILENCE = 15.0, 50.0                          # §6
+ENDED = 64                                                     # §7.7
+QUIET = 1.0  # stay this long behind the last kept message: a lost acknowledgement is asked for again after 0.3 s
 
 
-# --- 5. and 6. Handshake and session: bytes and time in, events and bytes out. Times in seconds.
 class Session:
-    def __init__(self, epoch, hello):
-        self.me, self.hello = epoch, hello  # hello() gives the GuestHello of that moment
-        self.state, self.peer, self.former = "down", 0, {}
-        self.heard, self.greeted, self.owed = 0, False, False
-        self.queue, self.next_seq, self.in_flight, self.sent = [], 1, 0, 0  # queue: [seq, number, payload]
-        self.once, self.events, self.frames = [], [], Deframer()
-        self.greet_due = self.resend_due = None
-        self.greet_wait, self.resend_wait, self.last_greeting = 0.2, 0.3, -1.0
-        self.last_sent = self.last_heard = 0.0
+    """§5, §6: without a port and without a clock. `waiting()` is what a hello names; `met(body)` is called with
+    the host's hello that establishes; `act(number, payload)` must save and tell before it returns."""
 
-    def send(self, name, **value):
-        number = NUMBERS[name]
-        payload = put_fields(MESSAGES[number][1], value)
-        if number in KEPT:
-            self.queue.append([self.next_seq, number, payload])
-            self.next_seq += 1
-        elif self.state == "established":
-            self.once.append((number, payload))
-
-    def waits(self, name):
-        return any(number == NUMBERS[name] for _, number, _ in self.queue)
-
-    def take_back(self, name):
-        for message in self.queue[self.sent:]:
-            if message[1] == NUMBERS[name]:
-                message[1:] = [WITHDRAWN, b""]
-
-    def link_up(self, now):
-        self.begin_greeting(now)
-        self.last_heard = now
-
-    def link_down(self):
-        self.lose("down")
-        self.greet_due = None
-
-    def begin_greeting(self, now):
-        self.lose("greeting")
-        self.greet_wait = 0.2
-        self.greet_soon(now)
-
-    def lose(self, state):
-        if self.state == "established":
-            self.events.append(("lost", {}))
-        if state == "down" or self.state == "down":
-            self.frames = Deframer()
-        self.state, self.in_flight, self.resend_due, self.resend_wait = state, 0, None, 0.3
-        self.greeted, self.owed, self.once = False, False, []
-
-    def greet_soon(self, now):
-        due = max(now, self.last_greeting + 0.02)
-        self.greet_due = due if self.greet_due is None else min(due, self.greet_due)
-
-    def receive(self, now, data):
-        for body in self.frames.bodies(data) if self.state != "down" else ():
-            try:
-                self.frame(now, *header_of(body))
-            except Malformed:
-                pass
-
-    def frame(self, now, number, sender, to, seq, ack, payload):
-        if sender in (0, self.me):
-            return
-        if number == HELLO:
-            return self.hear_hello(now, sender, to, seq, ack, payload)
-        if sender != self.peer or to != self.me or self.state != "established":
-            return self.greet_soon(now)
-        self.last_heard = now
-        self.acknowledged(now, ack)
-        if seq:
-            self.owed = True
-            if seq != self.heard + 1:
-                return
-            self.heard = seq
-        if number in MESSAGES:
-            name, names = MESSAGES[number]
-            self.events.append((name, take_fields(names, payload)[0]))
-
-    def hear_hello(self, now, sender, to, seq, ack, payload):
-        low, high = (int.from_bytes(payload[i:i + 2], "little") for i in (4, 6))
-        if payload[:4] != b"COMS" or len(payload) < 8 or low > high:
-            return
-        common = low <= 1 <= high
-        body = take_fields(STRUCTS["HostHello"], payload, 8)[0] if common else None
-        self.last_heard = now
-        if sender != self.peer:
-            self.former[self.peer] = self.heard
-            self.former = dict(list(self.former.items())[-16:])
-            self.peer, self.heard, self.sent = sender, self.former.pop(sender, 0), 0
-            self.begin_greeting(now)
-        if not common:
-            if self.state != "incompatible":
-                self.lose("incompatible")
-                self.greet_wait = 10.0
-                self.greet_soon(now)
-                self.events.append(("incompatible", {"min": low, "max": high}))
-            return
-        self.heard = max(self.heard, seq - 1)
-        answer = ack == 0 or to != self.me or not self.greeted
-        if answer:
-            self.greet_soon(now)
-        if to == self.me and self.state != "established":
-            self.state, self.last_sent = "established", now
-            if not answer:
-                self.greet_due = None
-            self.events.append(("connected", {"epoch": f"{sender:016x}", **body}))
-
-    def acknowledged(self, now, ack):
-        done = ack - self.queue[0][0] + 1 if self.queue else 0
-        if 0 < done <= self.sent:
-            del self.queue[:done]
-            self.sent, self.in_flight, self.resend_wait = self.sent - done, max(0, self.in_flight - done), 0.3
-            self.resend_due = now + 0.3 if self.in_flight else None
-
-    def next_timeout(self):
-        due = [self.greet_due]
-        if self.state == "established":
-            due += [self.resend_due, self.last_sent + 15, self.last_heard + 50]
-        return min((t for t in due if t is not None), default=None)
-
-    def transmit(self, now, unix_us):
-        """Call it when what receive() brought has been acted on and saved, and at next_timeout()."""
-        out = b""
-        if self.state == "established" and now >= self.last_heard + 50:
-            self.begin_greeting(now)
-        elif self.state == "established" and self.resend_due is not None and now >= self.resend_due:
-            self.in_flight, self.resend_due, self.resend_wait = 0, None, min(self.resend_wait * 2, 5.0)
-            if self.resend_wait == 5.0:
-                self.greet_soon(now)
-        if self.greet_due is not None and now >= self.greet_due:
-            out += self.write_hello(now)
-        if self.state != "established" or self.greet_due is not None:
-            return out
-        for number, payload in self.once:
-            out += self.write(now, number, 0, payload)
+    def __init__(self, waiting, met, act):
+        self.waiting, self.met, self.act = waiting, met, act
+        self.epoch = secrets.randbits(64) or 1
+        self.state, self.peer, self.heard = DOWN, 0, 0
+        self.former = OrderedDict()   # epoch -> how far it got
+        self.queue, self.next_seq = [], 1  # kept and not acknowledged: (seq, number, payload)
         self.once = []
-        while self.in_flight < min(16, len(self.queue)):
-            seq, number, payload = self.queue[self.in_flight]
-            out += self.write(now, number, seq, payload)
-            self.in_flight += 1
-            self.sent = max(self.sent, self.in_flight)
-            self.resend_due = self.resend_due or now + self.resend_wait
+        self.hello_soon, self.hello_at, self.greet_after, self.last_hello = False, None, GREET_FIRST, -math.inf
+        self.last_sent = self.last_heard = self.last_kept = 0.0
+        self.new_peer()
+
+    def new_peer(self):
+        self.sent = 0  # the highest number that this peer was sent: it may acknowledge no more
+        self.nothing_in_flight()
+
+    def nothing_in_flight(self):
+        self.flight, self.resend_at, self.resend_after = 0, None, RESEND_FIRST
+        self.owed, self.greeted = False, False
+        self.once.clear()
+
+    # ---- the port ----
+    def up(self, now):
+        self.nothing_in_flight()
+        self.state, self.hello_at, self.greet_after = GREETING, now, GREET_FIRST
+
+    def down(self):
+        self.nothing_in_flight()
+        self.state, self.hello_at, self.hello_soon = DOWN, None, False
+
+    # ---- sending ----
+    def keep(self, name, fields):
+        number = wire.NUMBERS[name]
+        self.queue.append((self.next_seq, number, wire.encode(number, fields)))
+        self.next_seq += 1
+
+    def next_frame(self, now):
+        """The next bytes to write, or None."""
+        if self.state == ESTABLISHED and now - self.last_heard >= SILENCE:
+            self.up(now)
+        if self.resend_at is not None and now >= self.resend_at:  # §6 sending: all again, from the oldest on
+            self.flight, self.resend_after = 0, min(self.resend_after * 2, RESEND_MOST)
+            self.hello_soon |= self.resend_after >= RESEND_MOST
+            self.resend_at = now + self.resend_after
+        if self.hello_soon or self.hello_at is not None and now >= self.hello_at:
+            return self._hello(now) if now - self.last_hello >= HELLO_GAP else None
+        if self.state != ESTABLISHED:
+            return None
+        for seq, number, payload in self.queue[:WINDOW]:
+            if seq > self.flight:
+                self.flight, self.sent = seq, max(self.sent, seq)
+                if self.resend_at is None:
+                    self.resend_at = now + self.resend_after
+                return self._frame(now, number, seq, payload)
+        if self.once:
+            return self._frame(now, *self.once.pop(0))
         if self.owed:
-            out += self.write(now, ACK, 0)
-        if now >= self.last_sent + 15:
-            out += self.write(now, HEARTBEAT, 0, put_varint(unix_us))
-        return out
+            return self._frame(now, wire.ACK)
+        if now - self.last_sent >= HEARTBEAT_AFTER:
+            return self._frame(now, wire.HEARTBEAT, 0, wire.varint(int(time.time() * 1e6)))
+        return None
 
-    def write(self, now, number, seq, payload=b""):
+    def _frame(self, now, number, seq=0, payload=b""):
         self.last_sent, self.owed = now, False
-        return frame(body_of(number, self.me, self.peer, seq, self.heard, payload))
+        return wire.frame(wire.Header(number, self.epoch, self.peer, seq, self.heard).encode() + payload)
 
-    def write_hello(self, now):
-        self.last_sent = self.last_greeting = now
-        self.greeted = self.peer != 0
-        met = self.state == "established"
-        self.greet_due = None if met else now + self.greet_wait
-        self.greet_wait = self.greet_wait if met else min(self.greet_wait * 2, 10.0)
-        payload = b"COMS\1\0\1\0" + put_fields(STRUCTS["GuestHello"], self.hello())
-        first = self.queue[0][0] if self.queue else self.next_seq
-        return frame(body_of(HELLO, self.me, self.peer, first, int(met), payload))
+    def _hello(self, now):
+        if self.state in (GREETING, INCOMPATIBLE):  # any hello counts as one of the timetable
+            self.hello_at = now + (GREET_MOST if self.state == INCOMPATIBLE else self.greet_after)
+            self.greet_after = min(self.greet_after * 2, GREET_MOST)
+        self.hello_soon, self.greeted, self.last_hello, self.last_sent = False, True, now, now
+        oldest = self.queue[0][0] if self.queue else self.next_seq
+        header = wire.Header(wire.HELLO, self.epoch, self.peer, oldest, int(self.state == ESTABLISHED))
+        return wire.frame(header.encode() + wire.hello_payload("GuestHello", {"agent": NAME, "waiting": self.waiting()}))
 
+    def next_time(self):
+        """When next_frame is to be called again, if nothing comes before."""
+        if self.state == DOWN:
+            return math.inf
+        times = [self.hello_at, self.resend_at, self.last_hello + HELLO_GAP if self.hello_soon else None]
+        if self.state == ESTABLISHED:
+            times += [self.last_sent + HEARTBEAT_AFTER, self.last_heard + SILENCE]
+        # a timetable within the 20 ms must not make the caller spin
+        return max(self.last_hello + HELLO_GAP, min(t for t in times + [math.inf] if t is not None))
 
-# --- 7. The life of a request.
-class Agent:
-    def __init__(self, path, emit):
-        self.path, self.emit = path, emit
-        self.request, self.migration, self.ended, self.answer = None, None, {}, None
+    # ---- receiving ----
+    def receive(self, body, now):
         try:
-            with open(path) as file:
-                self.request, self.migration, self.ended = json.load(file)
-        except FileNotFoundError:
-            pass
-        self.session = Session(int.from_bytes(os.urandom(8), "little") or 1, self.hello)
-
-    def hello(self):
-        waiting = [{"request": self.request["id"], "migration": self.migration}] if self.request else []
-        return {"agent": NAME, "waiting": waiting}
-
-    def save(self):
-        self.ended = dict(list(self.ended.items())[-64:])
-        with open(self.path + ".new", "w") as file:
-            json.dump([self.request, self.migration, self.ended], file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(self.path + ".new", self.path)
-
-    def ask(self, wishes):
-        self.request = {"id": int.from_bytes(os.urandom(8), "little"), "reason": "manual", "evidence": [],
-                        "wishes": wishes}
-        self.save()
-        self.session.send("request", **self.request)
-        self.emit("asked", request=self.request["id"])
-
-    def hear(self, name, m):
-        mine = self.request is not None and m.get("request") == self.request["id"]
-        if name in ("accepted", "already_running"):
-            if mine and m["migration"] in self.ended:
-                return self.final(self.ended[m["migration"]], m)
-            if not mine or self.migration == m["migration"]:
-                return
-            self.migration = m["migration"]
-            self.save()
-        elif name == "denied":
-            return self.final(name, m) if mine else None
-        elif name == "resend":
-            if not mine:
-                return
-            if not self.session.waits("request"):
-                self.migration = None
-                self.save()
-                self.session.send("request", **self.request)
-        elif name in ("completed", "failed", "cancelled"):
-            mine = mine or self.request is not None and m["migration"] == self.migration
-            before = self.ended.get(m["migration"])
-            outranks = name == "completed" and before != "completed"
-            if before is None or outranks:
-                self.ended[m["migration"]] = name
-            if mine:
-                return self.final(self.ended[m["migration"]], m)
-            if before is not None and not outranks:
-                return
-            self.save()
-        elif name in ("notice", "progress") and m["migration"] in self.ended:
+            header, payload = wire.split_body(body)
+        except wire.Malformed:
             return
-        self.emit(name, **m)
+        if header.frm in (0, self.epoch):
+            return
+        if header.number == wire.HELLO:
+            try:
+                self._hello_came(header, payload, now)
+            except wire.Malformed:
+                pass
+        elif self.state != ESTABLISHED or header.frm != self.peer or header.to != self.epoch:
+            self.hello_soon = True
+        else:
+            self.last_heard = now
+            self._acknowledged(header.ack, now)
+            if header.number in (wire.ACK, wire.HEARTBEAT):  # §4: their seq is not looked at
+                return
+            if header.seq == 0:
+                self.act(header.number, payload)
+                return
+            self.owed, self.last_kept = True, now
+            if header.seq == self.heard + 1:
+                self.act(header.number, payload)
+                self.heard = header.seq
 
-    def final(self, name, m):
-        answered, self.request, self.migration, self.answer = self.request["id"], None, None, name
-        self.save()
-        self.emit(name, **{**m, "answers": answered})
+    def _hello_came(self, header, payload, now):
+        low, high, rest = wire.split_hello(payload)
+        common = min(high, wire.VERSION) >= max(low, wire.VERSION)
+        body = wire.decode("HostHello", rest) if common else None
+        self.last_heard = now
+        if header.frm != self.peer:  # 1
+            if self.peer:
+                self.former[self.peer] = self.heard
+            self.peer, self.heard = header.frm, self.former.pop(header.frm, 0)
+            while len(self.former) > FORMER:
+                self.former.popitem(last=False)
+            self.new_peer()
+            self.up(now)
+        if not common:  # 2
+            if self.state != INCOMPATIBLE:
+                self.nothing_in_flight()
+                self.state, self.hello_at, self.hello_soon = INCOMPATIBLE, now, False
+            return
+        if self.state == INCOMPATIBLE:  # it was upgraded
+            self.up(now)
+        self.heard = max(self.heard, header.seq - 1)  # 3
+        if header.ack == 0 or header.to != self.epoch or not self.greeted:  # 4
+            self.hello_soon = True
+        if header.to == self.epoch and self.state != ESTABLISHED:  # 5
+            self.state, self.hello_at = ESTABLISHED, None
+            self.met(body)
+
+    def _acknowledged(self, ack, now):
+        if ack > self.sent or not self.queue or ack < self.queue[0][0]:
+            return
+        self.queue = [kept for kept in self.queue if kept[0] > ack]
+        self.resend_after = RESEND_FIRST
+        self.resend_at = now + RESEND_FIRST if self.queue and self.queue[0][0] <= self.flight else None
 
 
-# --- 1. The port.
 class Port:
+    """§1. Never raises for what the port does; `up` and `gone` tell."""
+
     def __init__(self, path):
-        self.path, self.fd, self.up, self.look, self.absent_since, self.unsent = path, None, False, 0.0, 0.0, b""
+        self.path, self.fd, self.up, self.look_at, self.down_since, self.rest = path, None, False, 0.0, 0.0, b""
 
-    def close(self, now):
-        os.close(self.fd)
-        self.fd, self.up, self.look = None, False, now + 1
+    def open(self):
+        path = self.path
+        if not os.path.exists(path):  # without udev
+            for name in glob.glob("/sys/class/virtio-ports/*/name"):
+                with open(name) as f:
+                    if f.read().strip() == os.path.basename(path):
+                        path = "/dev/" + name.split("/")[-2]
+        fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        if not stat.S_ISCHR(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise OSError(errno.ENODEV, "no character device")
+        if os.isatty(fd):
+            self.raw(fd)
+        self.fd, self.up, self.rest = fd, False, b""
 
-    def gone(self, now):
-        """Nobody at the other end, for the moment."""
-        if self.up or not self.absent_since:
-            self.absent_since = now
-        self.up, self.unsent = False, b""
-        self.look = now + (0.1 if now - self.absent_since < 60 else 1)
+    @staticmethod
+    def raw(fd):  # §1, a serial terminal
+        import termios
+        a = termios.tcgetattr(fd)
+        a[0] = termios.IGNBRK
+        a[1] = a[3] = 0
+        a[2] = a[2] & ~(termios.CSIZE | termios.PARENB | termios.CSTOPB | termios.CRTSCTS) | \
+            termios.CS8 | termios.CREAD | termios.CLOCAL
+        a[6][termios.VMIN], a[6][termios.VTIME] = 1, 0
+        termios.tcsetattr(fd, termios.TCSANOW, a)
+
+    def close(self):
+        if self.fd is not None:
+            os.close(self.fd)
+        self.fd, self.up, self.rest = None, False, b""
 
     def read(self, now):
-        """Bytes, or None when there are none; sets `up`."""
+        """The bytes there are, b"" for none. May turn `up` either way, or close the port."""
         try:
-            if self.fd is None:
-                self.fd = os.open(self.path, os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY)
-            data = os.read(self.fd, 4096)
-        except BlockingIOError:
+            data = os.read(self.fd, 65536)
+        except (BlockingIOError, InterruptedError):
             self.up = True
-            return None
-        except OSError as e:
-            if self.fd is not None and e.errno in (errno.ENODEV, errno.ENXIO):
-                self.close(now)
-            elif self.fd is not None:
-                self.gone(now)
-            else:
-                self.look = now + 1
-            return None
-        if not data:
-            return self.gone(now)
-        self.up = True
-        return data
-
-    def write(self, data):
-        self.unsent += data
-        try:
-            while self.unsent:
-                self.unsent = self.unsent[os.write(self.fd, self.unsent):]
-        except OSError:
-            pass  # EAGAIN: later; anything else shows when reading
-
-    def wait(self, now, until):
-        if not self.up:
-            return time.sleep(max(0, min(self.look, until) - now))
-        poll = select.poll()
-        poll.register(self.fd, select.POLLIN | (select.POLLOUT if self.unsent else 0))
-        poll.poll(max(0, until - now) * 1000 + 1)
-
-
-def run(agent, port, done, deadline):
-    """Lives until done(now) gives an exit status, or the deadline passes."""
-    session = agent.session
-    while True:
-        now = time.monotonic()
-        was_up, data = port.up, None
-        if port.up or now >= port.look:
-            data = port.read(now)
-        if port.up != was_up:
-            session.link_up(now) if port.up else session.link_down()
+            return b""
+        except OSError:  # unplugged
+            self.close()
+            self.down_since, self.look_at = now, now + 1
+            return b""
         if data:
-            session.receive(now, data)
-        while session.events:
-            name, value = session.events.pop(0)
-            agent.hear(name, value)
-        status = done(now)
-        if port.up and not port.unsent:
-            port.write(session.transmit(now, time.time_ns() // 1000))
-        if status is not None and not port.unsent:
-            return status
-        if now >= deadline:
-            return 3
+            self.up = True
+            return data
+        if self.up:
+            self.down_since = now
+        self.up, self.rest = False, b""
+        self.look_at = now + (0.1 if now - self.down_since < 60 else 1.0)
+        return b""
+
+    def write(self, next_frame):
+        """Writes until there is no more to write or no room. What stays is in `rest`."""
+        while self.rest or next_frame is not None:
+            self.rest = self.rest or next_frame() or b""
+            if not self.rest:
+                return
+            try:
+                self.rest = self.rest[os.write(self.fd, self.rest):]
+            except OSError:  # no room, nobody there, unplugged: read tells which
+                return
+
+
+class State:
+    """What must survive a restart: the request under way with its answer, and the last migrations that ended."""
+
+    def __init__(self, path):
+        self.path, self.request, self.ended = path, None, OrderedDict()
+        try:
+            with open(path) as f:
+                stored = json.load(f)
+            self.request, self.ended = stored["request"], OrderedDict(stored["ended"])
+        except FileNotFoundError:
+            pass
+
+    def save(self):
+        while len(self.ended) > ENDED:
+            self.ended.popitem(last=False)
+        os.makedirs(os.path.dirname(os.path.abspath(self.path)), exist_ok=True)
+        temporary = self.path + ".new"
+        with open(temporary, "w") as f:
+            json.dump({"request": self.request, "ended": list(self.ended.items())}, f)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, self.path)
+        directory = os.open(os.path.dirname(os.path.abspath(self.path)), os.O_RDONLY)
+        os.fsync(directory)
+        os.close(directory)
+
+    def waiting(self):
+        """The request that has no final answer, or None."""
+        return self.request if self.request and not self.request["answer"] else None
+
+
+class Client:
+    def __init__(self, args, out=sys.stdout):
+        self.args, self.out, self.start = args, out, time.monotonic()
+        self.state = State(args.state)
+        self.session = Session(self.named, self.met, self.act)
+        self.port, self.deframer = Port(args.port), wire.Deframer()
+        self.place = None           # what was last told as connected
+        self.said = set()           # accepted, once per process
+        self.answer = None          # the final answer that this process told
+        self.done = None            # exit status, once it is known
+        self.end_at = None
+        self.pings = {}             # number -> when
+        self.ping_number, self.pongs = secrets.randbits(63), 0
+
+    def say(self, event, **fields):
+        at = round((time.monotonic() - self.start) * 1000, 3)
+        print(json.dumps({"event": event, "at_ms": at, **fields}), file=self.out, flush=True)
+
+    def finish(self, status, linger=0.0):
+        if self.done is None:
+            self.done, self.end_at = status, time.monotonic() + linger
+
+    # ---- §7 the life of a request ----
+    def named(self):
+        r = self.state.waiting()
+        return [{"request": r["fields"]["id"], "migration": r["migration"]}] if r else []
+
+    def ask(self):
+        fields = {"id": secrets.randbits(64), "reason": wire.ENUMS["RequestReason"].index("manual"), "evidence": [],
+                  "wishes": {"region": None, "avoid_this_host": False, "deadline_s": None, "max_downtime_ms": None, "never": []}}
+        self.state.request = {"fields": fields, "migration": None, "answer": None, "told": False, "wait": self.args.wait}
+        self.state.save()
+        self.session.keep("request", fields)
+        self.say("asked", request=fields["id"])
+
+    def answered(self, request, event):
+        """7.5, 7.6: save, tell; the session acknowledges when act has returned."""
+        request["answer"] = event
+        self.state.save()
+        self.tell_answer(event)
+
+    def tell_answer(self, event):
+        self.answer = event
+        self.say(**event)
+        if self.args.command == "migrate":
+            self.finish(0 if event["event"] == "completed" else 1, max(QUIET, self.args.linger))
+
+    def met(self, hello):
+        place = ("%016x" % self.session.peer, hello["place"], hello["enabled"])
+        if place != self.place:
+            self.place = place
+            self.say("connected", epoch=place[0], place=place[1], enabled=place[2])
+        if self.args.command == "status":
+            self.finish(0)
+        elif self.args.command == "migrate" and self.done is None and self.state.request is None:
+            self.ask()
+        elif self.args.command == "ping" and not self.pings:
+            self.ping()
+
+    def ping(self):
+        self.ping_number += 1
+        self.pings[self.ping_number] = time.monotonic()
+        self.session.keep("ping", {"number": self.ping_number})
+
+    def act(self, number, payload):
+        if number not in wire.MESSAGES or number < 256:
+            return  # withdrawn, heartbeat, or from the future: §12.3
+        try:
+            m = wire.decode(number, payload)
+        except wire.Malformed:
+            return
+        name, shown = wire.MESSAGES[number][0], wire.show(number, m)
+        mine = self.state.waiting()
+        asked = mine is not None and m.get("request") == mine["fields"]["id"]
+        if name in ("completed", "failed", "cancelled"):
+            self.outcome(name, m, shown, mine, asked)
+        elif name in ("accepted", "already_running") and asked:
+            self.accepted(name, m, shown, mine)
+        elif name == "denied" and asked:
+            self.answered(mine, {"event": "denied", **shown})
+        elif name == "resend" and asked:  # 7.4
+            mine["migration"] = None
+            self.state.save()
+            if not any(n == wire.NUMBERS["request"] for _, n, _ in self.session.queue):
+                self.session.keep("request", mine["fields"])
+        elif name in ("notice", "progress") and shown["migration"] not in self.state.ended:
+            self.say(name, **shown)
+        elif name == "pong" and m["number"] in self.pings:
+            self.pong(m["number"])
+
+    def pong(self, number):
+        self.say("pong", rtt_us=round((time.monotonic() - self.pings.pop(number)) * 1e6))
+        self.pongs += 1
+        if self.pongs < self.args.count:
+            self.ping()
+        else:
+            self.finish(0, QUIET)
+
+    def accepted(self, name, m, shown, mine):
+        mine["migration"] = m["migration"]
+        ended = self.state.ended.get(shown["migration"])
+        self.state.save()
+        if (name, m["migration"]) not in self.said:
+            self.said.add((name, m["migration"]))
+            self.say(name, **shown)
+        if ended:  # 7.7
+            self.answered(mine, {**ended, "request": m["request"], "answers": m["request"]})
+        elif self.args.command == "migrate" and not self.args.wait:
+            self.finish(0, max(QUIET, self.args.linger))
+
+    def outcome(self, name, m, shown, mine, asked):
+        """7.5, 7.7, 7.9"""
+        ends_mine = asked or mine is not None and m["migration"] == mine["migration"]
+        before = self.state.ended.get(shown["migration"])
+        request = mine["fields"]["id"] if ends_mine else None
+        event = {"event": name, **shown, "request": request, "answers": request}
+        is_new = before is None or before["event"] != "completed" and name == "completed"
+        if is_new:
+            self.state.ended[shown["migration"]] = event
+        if ends_mine:
+            self.answered(mine, event)
+        elif is_new:
+            self.state.save()
+            self.say(**event)
+
+    # ---- the process ----
+    def run(self):
+        try:
+            self.port.open()
+        except OSError as e:
+            if e.errno != errno.EBUSY:
+                return self.fail(3, "no port: %s" % e)
+            self.port.look_at = time.monotonic() + 1
+        self.resume()
+        while True:
+            now = time.monotonic()
+            if now >= self.leave_at():
+                return self.leave(self.done)
+            if now - self.start >= self.args.timeout and (self.done is None or self.args.command == "watch"):
+                if self.args.command == "watch" and self.place:
+                    return self.leave(0)
+                self.leave(3)
+                return self.fail(3, "no answer in time" if self.place else "no host" if self.port.fd is not None else "no port")
+            self.step(now)
+
+    def leave_at(self):
+        if self.end_at is None:
+            return math.inf
+        if self.args.command == "status":
+            return self.end_at
+        return max(self.end_at, min(self.end_at + 5, self.session.last_kept + QUIET))
+
+    def resume(self):
+        """What an earlier process left in the state."""
+        r = self.state.request
+        if r is None or self.args.command not in ("migrate", "watch"):
+            return
+        if r["answer"] is None:
+            self.say("resumed", request=r["fields"]["id"], migration=wire.show("optional(MigrationId)", r["migration"]))
+        elif not r["told"]:
+            self.tell_answer(r["answer"])
+            if self.end_at is not None:  # the host may still wait for the acknowledgement
+                self.end_at += 4
+        elif self.args.command == "migrate":
+            self.state.request = None
+
+    def leave(self, status):
+        """An answer counts as told when its process ends by itself; `migrate --wait`'s only when such a one told it."""
+        r = self.state.request
+        if r and r["answer"] and self.answer and not r["told"] and (self.args.command == "migrate" or not r["wait"]):
+            r["told"] = True
+            self.state.save()
+        return status
+
+    @staticmethod
+    def fail(status, text):
+        print("coms_client: " + text, file=sys.stderr)
+        return status
+
+    def step(self, now):
+        port, session = self.port, self.session
+        if not port.up and now < port.look_at:
+            return self.sleep(port.look_at - now)
+        if port.fd is None:
+            try:
+                port.open()
+            except OSError:
+                port.look_at = now + 1
+                return
+        was_up, data = port.up, port.read(now)
+        if not port.up:
+            if was_up:
+                session.down()
+                self.deframer.reset()
+            return
+        if not was_up:
+            self.deframer.reset()
+            session.up(now)
+        for body in self.deframer.feed(data):
+            session.receive(body, now)
+        port.write(lambda: session.next_frame(time.monotonic()))
         if not data:
-            port.wait(now, min(session.next_timeout() or now + 1, deadline, now + 1))
+            self.sleep(1.0 if port.rest else session.next_time() - time.monotonic())
+
+    def sleep(self, seconds):
+        ends = [self.start + self.args.timeout] if self.done is None or self.args.command == "watch" else []
+        seconds = max(0.001, min([seconds, 1.0] + [end - time.monotonic() for end in ends + [self.leave_at()]]))
+        if not self.port.up:
+            return time.sleep(seconds)
+        p = select.poll()
+        p.register(self.port.fd, select.POLLIN | (select.POLLOUT if self.port.rest else 0))
+        p.poll(math.ceil(seconds * 1000))
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--port", default="/dev/virtio-ports/org.coms.agent.0")
-    parser.add_argument("--state", default="/var/lib/coms/python-client.json", help="what must survive a restart")
-    parser.add_argument("--timeout", type=float, default=600.0, help="seconds; default %(default)s")
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("status")
-    commands.add_parser("watch")
-    commands.add_parser("ping").add_argument("--count", type=int, default=1)
-    migrate = commands.add_parser("migrate")
-    migrate.add_argument("--wait", action="store_true", help="until the final answer; exit 0 only if moved")
-    migrate.add_argument("--linger", type=float, default=0.5, help="live on for so many seconds afterwards")
-    migrate.add_argument("--region")
-    migrate.add_argument("--avoid-this-host", action="store_true")
-    args = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    begun = time.monotonic()
-    seen, over = {}, []
+def parse(words):
+    def seconds(text):
+        value = float(text)
+        if not 0 <= value < 1e9:
+            raise ValueError
+        return value
 
-    def emit(event, **value):
-        seen[event] = seen.get(event, 0) + 1
-        print(json.dumps({"event": event, "at_ms": round((time.monotonic() - begun) * 1000), **value}), flush=True)
-        if event == "pong" and seen[event] < args.count:
-            agent.session.send("ping", number=seen[event] + 1)
+    def count(text):
+        if int(text) < 1:
+            raise ValueError
+        return int(text)
 
-    agent = Agent(args.state, emit)
-    if args.command == "migrate" and agent.request is None:
-        agent.ask({"region": args.region, "avoid_this_host": args.avoid_this_host, "deadline_s": None,
-                   "max_downtime_ms": None, "never": []})
-    if args.command == "ping":
-        agent.session.send("ping", number=1)
+    p = argparse.ArgumentParser(prog="coms_client.py", description="Talks with the host of this virtual machine.")
+    p.add_argument("--port", default="/dev/virtio-ports/org.coms.agent.0")
+    p.add_argument("--state", default="/var/lib/coms-client.json", help="a file that survives a restart")
+    p.add_argument("--timeout", type=seconds, default=600.0, metavar="SECONDS")
+    commands = p.add_subparsers(dest="command", required=True)
+    commands.add_parser("status", help="where am I, may I take part")
+    commands.add_parser("watch", help="everything that happens")
+    ping = commands.add_parser("ping", help="round trips")
+    ping.add_argument("--count", type=count, default=1, metavar="N")
+    migrate = commands.add_parser("migrate", help="ask to be moved")
+    migrate.add_argument("--wait", action="store_true", help="until the final answer")
+    migrate.add_argument("--linger", type=seconds, default=0.0, metavar="S", help="keep listening after it")
+    return p.parse_args(words)
 
-    def done(now):
-        if args.command == "status":
-            return 0 if "connected" in seen else None
-        if args.command == "ping":
-            return 0 if seen.get("pong", 0) >= args.count else None
-        if args.command == "watch":
-            return None
-        if agent.answer or not args.wait and not agent.session.waits("request"):
-            over[:] = over or [now + args.linger]
-        return (1 if agent.answer not in (None, "completed") else 0) if over and now >= over[0] else None
 
-    return run(agent, Port(args.port), done, begun + (args.timeout if args.command != "watch" else float("inf")))
+def main(words=None):
+    args = parse(words)
+    try:
+        return Client(args).run()
+    except (OSError, ValueError, KeyError) as e:  # the state cannot be read or written, nobody reads what is told
+        return Client.fail(1, "%s: %s" % (type(e).__name__, e))
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(1)
+    sys.exit(main())

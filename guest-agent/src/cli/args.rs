@@ -1,9 +1,9 @@
 //! The command line, as typed.
 
-use crate::random::Random;
 use clap::{Parser, Subcommand};
 pub(crate) use coms_agent::config::seconds;
-use coms_protocol::types::MigrationId;
+use coms_agent::config::{between, gap_law};
+use coms_protocol::types::{GapLaw, MigrationId};
 use std::path::PathBuf;
 
 /// See and steer the live migration of this virtual machine.
@@ -247,6 +247,48 @@ pub(crate) struct Ping {
     /// With --json: the time of each round trip too, in microseconds, as the answers came
     #[arg(long)]
     pub times: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Random {
+    #[command(subcommand)]
+    pub what: RandomWhat,
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum RandomWhat {
+    /// Be moved at random times from now on; the host draws when and where to, and does not tell
+    #[command(after_help = "Examples:\n  coms random start --between 5m..10m\n  \
+coms random start --between 20s..50s --law uniform --max-per-day 500")]
+    Start(RandomStart),
+    /// No random moves any more; one that has begun may still end
+    #[command(after_help = "Examples:\n  coms random stop")]
+    Stop,
+    /// How they stand, and how likely the VM stays on one host for longer than attacks take
+    #[command(
+        after_help = "Examples:\n  coms random status\n  coms random status --stay 45s --stay 2m --json"
+    )]
+    Status(RandomStatus),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct RandomStart {
+    /// Shortest and longest gap
+    #[arg(long, value_name = "TIME..TIME", value_parser = between)]
+    pub between: (u32, u32),
+    /// exponential (time that has passed tells as little as can be) or uniform
+    #[arg(long, default_value = "exponential", value_parser = gap_law)]
+    pub law: GapLaw,
+    /// Fewer within 24 hours than the operator allows
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub max_per_day: Option<u16>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct RandomStatus {
+    /// The chance of staying longer than this (may be repeated)
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    pub stay: Vec<u32>,
 }
 
 #[cfg(test)]

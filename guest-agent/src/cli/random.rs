@@ -1,64 +1,22 @@
 //! `coms random`.
 
-use coms_agent::config::{RandomMoves, between, gap_law, seconds};
+use crate::args::{Random, RandomWhat};
+use coms_agent::config::RandomMoves;
 use coms_agent::event;
-use coms_protocol::types::GapLaw;
 use serde_json::Value;
 use std::fmt::Write;
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct Random {
-    #[command(subcommand)]
-    pub what: What,
-}
-
-#[derive(Debug, clap::Subcommand)]
-pub(crate) enum What {
-    /// Be moved at random times from now on; the host draws when and where to, and does not tell
-    #[command(after_help = "Examples:\n  coms random start --between 5m..10m\n  \
-coms random start --between 20s..50s --law uniform --max-per-day 500")]
-    Start(Start),
-    /// No random moves any more; one that has begun may still end
-    #[command(after_help = "Examples:\n  coms random stop")]
-    Stop,
-    /// How they stand, and how likely the VM stays on one host for longer than attacks take
-    #[command(
-        after_help = "Examples:\n  coms random status\n  coms random status --stay 45s --stay 2m --json"
-    )]
-    Status(Status),
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct Start {
-    /// Shortest and longest gap
-    #[arg(long, value_name = "TIME..TIME", value_parser = between)]
-    pub between: (u32, u32),
-    /// exponential (time that has passed tells as little as can be) or uniform
-    #[arg(long, default_value = "exponential", value_parser = gap_law)]
-    pub law: GapLaw,
-    /// Fewer within 24 hours than the operator allows
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    pub max_per_day: Option<u16>,
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct Status {
-    /// The chance of staying longer than this (may be repeated)
-    #[arg(long, value_name = "TIME", value_parser = seconds)]
-    pub stay: Vec<u32>,
-}
 
 impl Random {
     pub(crate) fn command(&self) -> event::Command {
         event::Command::Random(match &self.what {
-            What::Start(s) => event::Random::Start(RandomMoves {
+            RandomWhat::Start(s) => event::Random::Start(RandomMoves {
                 law: s.law,
                 least_s: s.between.0,
                 most_s: s.between.1,
                 most_per_day: s.max_per_day,
             }),
-            What::Stop => event::Random::Stop,
-            What::Status(s) => event::Random::Status { stays_s: s.stay.clone() },
+            RandomWhat::Stop => event::Random::Stop,
+            RandomWhat::Status(s) => event::Random::Status { stays_s: s.stay.clone() },
         })
     }
 }

@@ -165,30 +165,46 @@ pub(crate) fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> St
     out
 }
 
-/// What slows the workloads, and the figures that say so.
+/// What slows the workloads and whether that is a reason to ask, and the figures that say so.
 fn machine(m: &Value) -> String {
-    let mut out = match text(m, "/verdict").as_str() {
-        "host" => "the host slows it: ".to_owned(),
-        "own" => "its own load slows it: ".to_owned(),
-        "unclear" => "what slows it is unclear: ".to_owned(),
-        _ => String::new(),
+    let asks = flag(m, "/reason_to_ask");
+    let slows = match text(m, "/verdict").as_str() {
+        "host" => "the host slows it, which is a reason to ask for a move: ",
+        "own" if asks => "its own load slows it; it asks for a move all the same (ask_for_own_load): ",
+        "own" => "its own load slows it, so it asks for no move: ",
+        "unclear" => "what slows it cannot be told from here; it asks, and the host looks for itself: ",
+        _ => "",
     };
-    if_known(&mut out, "", m, "/why", "; ");
-    if_known(&mut out, "calibration ", m, "/calibration_us", " µs");
-    if_known(&mut out, " (usually ", m, "/calibration_usual_us", ")");
-    if_known(&mut out, ", steal ", m, "/steal_permille", " ‰");
-    if_known(&mut out, ", tasks wait ", m, "/own_wait_permille", " ‰");
-    if_known(&mut out, " (usually ", m, "/own_wait_usual_permille", ")");
-    if_known(&mut out, ", packets/s ", m, "/packets_per_s", "");
-    if_known(&mut out, " (usually ", m, "/packets_usual_per_s", ")");
-    let out = out.trim_start_matches(", ");
-    if out.is_empty() { "not measured yet".to_owned() } else { out.to_owned() }
+    let mut out = String::new();
+    let mut figure = |name: &str, now: &str, usual: &str, per: f64, unit: &str| {
+        let number = |key: &str| m.get(key).and_then(Value::as_f64).map(|n| n / per);
+        let Some(now) = number(now) else { return };
+        let digits = usize::from(per > 1.0);
+        let _ = write!(out, "{}{name} {now:.digits$}{unit}", if out.is_empty() { "" } else { ", " });
+        if let Some(usual) = number(usual) {
+            let _ = write!(out, " (usually {usual:.digits$})");
+        }
+    };
+    figure(
+        "a fixed piece of work takes",
+        "calibration_us",
+        "calibration_usual_us",
+        1000.0,
+        " ms of CPU time",
+    );
+    figure("stolen CPU time", "steal_permille", "", 10.0, " %");
+    figure("tasks waiting per CPU", "own_wait_permille", "own_wait_usual_permille", 1000.0, "");
+    figure("packets/s", "packets_per_s", "packets_usual_per_s", 1.0, "");
+    let figures = if out.is_empty() { "not measured yet" } else { &out };
+    let why = text(m, "/why");
+    if slows.is_empty() { figures.to_owned() } else { format!("{slows}{why}\n           {figures}") }
 }
 
 /// One line of the history.
 fn record(r: &Value) -> String {
     let mut out = format!("{} {}", text(r, "/ended_at"), text(r, "/outcome"));
     if_known(&mut out, " (", r, "/why", ")");
+    if_known(&mut out, " after all, ", r, "/told_before", " was told before:");
     if_known(&mut out, " ", r, "/migration", "");
     if_known(&mut out, ", request ", r, "/request", "");
     if_known(&mut out, " (", r, "/reason", ")");
@@ -283,6 +299,7 @@ pub(crate) fn event(v: &Value) -> String {
                 out.push_str(" SIMULATED");
             }
             if_known(&mut out, " (", v, "/why", ")");
+            if_known(&mut out, " after all, ", v, "/told_before", " was told before:");
             if_known(&mut out, " ", v, "/migration", "");
             if_known(&mut out, ", request ", v, "/request", "");
             if_known(&mut out, ", now in ", v, "/to/region", "");

@@ -39,12 +39,15 @@ const LEARN_MIN: usize = 8;
 const LEARN: usize = 16;
 const LEARN_MAX: usize = 32;
 
-/// A piece of work should take so long ...
+/// A piece of work should take so long: half of it to four times.
 const PIECE_US: f64 = 5000.0;
-const PIECE_MAX: u32 = 1000;
-/// ... and leave the CPU alone for so many times as long.
-const REST: f64 = 50.0;
+const DOUBLINGS_MAX: u32 = 10;
+/// What costs less is not counted: a kernel that knows the time by its ticks is far off there.
+const COUNTED_US: f64 = 1000.0;
+/// It leaves the CPU alone for so many times as long.
+const REST: u32 = 50;
 const REST_MIN: Duration = Duration::from_millis(250);
+const REST_MAX: Duration = Duration::from_secs(1);
 /// Once all is well and known, look so often.
 const REST_WELL: Duration = Duration::from_secs(60);
 /// A measurement that did not come back is lost.
@@ -162,8 +165,8 @@ pub struct Blame {
     /// A measurement under way, since when.
     running: Option<Duration>,
     rested_at: Duration,
-    /// CPU time of one unit in a good moment.
-    unit_us: Option<f64>,
+    /// The next piece of work, as a power of two.
+    doublings: u32,
 }
 
 impl Blame {
@@ -198,27 +201,35 @@ impl Blame {
         self.running.is_some()
     }
 
+    /// How much work is right is found out step by step: no single measurement can make the next one long.
     fn units(&self) -> u32 {
-        // The first one finds out how much work is right.
-        self.unit_us.map_or(1, |us| ((PIECE_US / us.max(1.0)) as u32).clamp(1, PIECE_MAX))
+        1 << self.doublings
+    }
+
+    fn fit(&mut self, cost_us: f64) {
+        if cost_us < PIECE_US / 2.0 {
+            self.doublings = (self.doublings + 1).min(DOUBLINGS_MAX);
+        } else if cost_us > PIECE_US * 4.0 {
+            self.doublings = self.doublings.saturating_sub(1);
+        }
     }
 
     /// Takes a measurement in. True: what is usual is known now, better than before.
     pub fn measured(&mut self, m: &Measured, well: bool, settled: bool) -> bool {
         self.running = None;
-        let per_unit = m.cost.map(|c| c.as_secs_f64() * 1e6 / f64::from(m.units.max(1)));
-        if let Some(us) = per_unit {
-            self.unit_us = Some(self.unit_us.map_or(us, |best| best.min(us)));
+        let cost_us = m.cost.map(|c| c.as_secs_f64() * 1e6);
+        if let Some(us) = cost_us {
+            self.fit(us);
         }
-        let rest = REST * self.unit_us.unwrap_or(0.0) * f64::from(m.units) / 1e6;
-        self.rested_at = m.after.at + Duration::from_secs_f64(rest.clamp(0.0, 60.0)).max(REST_MIN);
+        let rest = m.cost.unwrap_or_default().saturating_mul(REST).clamp(REST_MIN, REST_MAX);
+        self.rested_at = m.after.at + rest;
         let Some(last) = self.last.replace(m.after) else { return false };
         let since = |now: Option<u64>, then: Option<u64>| now.zip(then).and_then(|(n, t)| n.checked_sub(t));
         let elapsed_us = u64::try_from(m.before.at.saturating_sub(last.at).as_micros()).unwrap_or(u64::MAX);
         let piece = Piece {
             at: m.after.at,
             // Ten units are a million rounds.
-            cost_us: per_unit.map(|us| us * 10.0),
+            cost_us: cost_us.filter(|us| *us >= COUNTED_US).map(|us| us * 10.0 / f64::from(m.units.max(1))),
             elapsed_us: Some(elapsed_us),
             // Without pressure figures: was there a crowd when it was looked at?
             waited_us: since(m.before.waited_us, last.waited_us)

@@ -268,7 +268,7 @@ impl Agent {
         request: Option<RequestId>,
         outcome: Outcome,
     ) -> Option<Option<Asking>> {
-        match self.hear(Word::Outcome { migration, request }) {
+        match self.hear(Word::Outcome { migration, request, how: outcome }) {
             Step::Over(asking) => {
                 self.state.end(migration, outcome);
                 Some(asking)
@@ -295,6 +295,7 @@ impl Agent {
     }
 
     fn on_completed(&mut self, now: Now, m: Completed) {
+        let told_before = self.state.ended(m.migration);
         let Some(asking) = self.end(m.migration, m.request, Outcome::Completed) else { return };
         // One still waits for its clocks: tell it as it is, rather than mix the two up.
         if let Some(earlier) = self.untold.take() {
@@ -311,7 +312,13 @@ impl Agent {
             from,
             to: Some(m.to.clone()),
             told_after_ms: m.told_after_ms,
-            ..Ending::of(Outcome::Completed).named(m.migration, m.request, m.figures)
+            told_before,
+            // A request that had its answer keeps that one.
+            ..Ending::of(Outcome::Completed).named(
+                m.migration,
+                m.request.filter(|_| told_before.is_none()),
+                m.figures,
+            )
         };
         let record = self.remember(now, asking.as_ref(), end);
         let number = self.keep_final("completed", record_json(&record));
@@ -387,6 +394,7 @@ impl Agent {
             to: end.to,
             figures: end.figures,
             told_after_ms: end.told_after_ms,
+            told_before: end.told_before,
             gap: Gap::default(),
             effect: None,
         };
@@ -409,6 +417,7 @@ pub(super) struct Ending {
     pub(super) to: Option<Place>,
     pub(super) figures: Figures,
     pub(super) told_after_ms: Option<u64>,
+    pub(super) told_before: Option<Outcome>,
 }
 
 impl Ending {
@@ -425,6 +434,7 @@ impl Ending {
             to: None,
             figures: Figures::default(),
             told_after_ms: None,
+            told_before: None,
         }
     }
 

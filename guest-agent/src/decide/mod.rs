@@ -355,9 +355,17 @@ impl Agent {
     }
 
     fn release_final(&mut self, number: u64) {
-        let Some(last) = self.state.outbox.iter().find(|f| f.number == number).cloned() else { return };
-        self.tell_all(&last.event, last.fields);
+        if let Some(last) = self.release_except_to_apps(number) {
+            self.tell(&last.event, last.fields, Audience::Apps);
+        }
+    }
+
+    /// For what registered applications do not ask about.
+    fn release_except_to_apps(&mut self, number: u64) -> Option<Final> {
+        let last = self.state.outbox.iter().find(|f| f.number == number).cloned()?;
+        self.tell(&last.event, last.fields.clone(), Audience::Everybody);
         self.told.push(number);
+        Some(last)
     }
 
     /// Says the outstanding request, if there is a host to say it to; otherwise the next one that is met hears it.

@@ -1,7 +1,7 @@
 //! From what is measured of the machine to "ask" or "do not ask": the agent's side of [`super::blame`].
 
 use super::blame::{Verdict, judge};
-use super::{Agent, fields, known};
+use super::{Agent, fields};
 use crate::action::{Action, Audience};
 use crate::event::Measured;
 use coms_protocol::session::Now;
@@ -56,6 +56,15 @@ impl Agent {
         }
     }
 
+    /// Only what is surely the guest's own doing is no reason to ask: where the agent cannot tell, it asks with what
+    /// it measured, and the host moves the guest only if it sees the guest's virtual CPUs wait.
+    fn speaks_against(&self, verdict: Verdict) -> bool {
+        match verdict {
+            Verdict::Own => !self.config.asking.ask_for_own_load,
+            Verdict::Host | Verdict::Unclear => false,
+        }
+    }
+
     /// Whether a wanted request may be made, as far as the guest's own load is concerned. Tells the customer
     /// when it may not.
     pub(super) fn may_ask(&mut self, now: Now) -> bool {
@@ -65,7 +74,7 @@ impl Agent {
         let own = ready && {
             let figures = self.blame.figures(now.mono);
             let (verdict, why) = judge(&figures);
-            let own = verdict == Verdict::Own && !self.config.asking.ask_for_own_load;
+            let own = self.speaks_against(verdict);
             if own && !std::mem::replace(&mut episode.told, true) {
                 let mut told = fields(figures);
                 let workloads: Vec<_> =
@@ -99,7 +108,8 @@ impl Agent {
         let judged = (!self.is_well() && self.blame.is_ready(now)).then(|| judge(&figures));
         let (verdict, why) = judged.unzip();
         let mut map = fields(figures);
-        map.extend(fields(known(json!({ "verdict": verdict, "why": why }))));
+        let reason_to_ask = verdict.map(|v| !self.speaks_against(v));
+        map.extend(fields(json!({ "verdict": verdict, "why": why, "reason_to_ask": reason_to_ask })));
         Some(Value::Object(map))
     }
 }

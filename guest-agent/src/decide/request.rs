@@ -11,7 +11,8 @@
 //! ```
 //!
 //! A request ends once. A migration ends once too, also one that nobody here asked for: what is heard of it
-//! again (another broker repeats what it cannot know was heard) is a [`Step::Again`] and only acknowledged.
+//! again (another broker repeats what it cannot know was heard) is a [`Step::Again`] and only acknowledged. But
+//! completed outranks failed and cancelled: then the migration ends anew. A request keeps the answer that it had.
 
 use crate::state::Outcome;
 use coms_protocol::guest_to_host::{Request, Waiting};
@@ -85,6 +86,8 @@ pub enum Word {
         migration: MigrationId,
         /// The request that the host says was behind it.
         request: Option<RequestId>,
+        /// How.
+        how: Outcome,
     },
 }
 
@@ -157,7 +160,12 @@ impl Life {
                 (Some(asking), _) => (Life::Asked(asking), Step::SayAgain),
                 (None, other) => (other, Step::NotMine),
             },
-            Word::Outcome { migration, request } => self.over(migration, request, ended(migration)),
+            Word::Outcome { migration, request, how } => {
+                // Only the destination says completed, and only of a VM that runs there: what was told before of
+                // this migration was true of something else, such as a request that had joined it.
+                let outranks = |before: &Outcome| how == Outcome::Completed && *before != Outcome::Completed;
+                self.over(migration, request, ended(migration).filter(|before| !outranks(before)))
+            }
         }
     }
 

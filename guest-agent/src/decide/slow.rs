@@ -246,7 +246,9 @@ impl Agent {
         if let Some(record) = self.state.record_of(migration) {
             record.effect = Some(effect);
         }
-        self.tell("effect", told, Audience::Everybody);
+        // What was measured is saved before it is told: killed in between, the next life tells it.
+        let number = self.keep_final("effect", told);
+        self.release_except_to_apps(number);
     }
 }
 

@@ -7,7 +7,7 @@ use super::request::Life;
 use super::*;
 use crate::event::{Cancel, ClientId, Command, Counters, Measured, Migrate, Sample};
 use coms_protocol::host_to_guest::{
-    Accepted, AlreadyRunning, Completed, Denied, Failed, HostHello, HostToGuest, Resend,
+    Accepted, AlreadyRunning, Cancelled, Completed, Denied, Failed, HostHello, HostToGuest, Resend,
 };
 use coms_protocol::session::{Epoch, Event as Session};
 use coms_protocol::types::{
@@ -168,10 +168,10 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
 
     #[test]
-    fn each_request_ends_once_and_each_migration_is_told_once(script in moves()) {
+    fn each_request_ends_once_and_each_migration_is_told_once_or_outranked(script in moves()) {
         let mut world = World::new();
         // The model: migrations that ended (acknowledged, so they must be told), by number.
-        let mut ended: BTreeMap<u64, &'static str> = BTreeMap::new();
+        let mut ended: BTreeMap<u64, Vec<&'static str>> = BTreeMap::new();
         let mut asked: BTreeSet<u64> = BTreeSet::new();
         for (step, kill) in script {
             let outstanding = world.agent.state.life.asking().map(|a| a.request.id);
@@ -206,7 +206,10 @@ proptest! {
                     if !world.feed(link(m.clone().into()), kill) {
                         world.feed(link(m.into()), None);
                     }
-                    ended.entry(migration).or_insert("completed");
+                    let told = ended.entry(migration).or_default();
+                    if told.last() != Some(&"completed") {
+                        told.push("completed");
+                    }
                 }
                 Move::Fail { migration, named } => {
                     let m = Failed {
@@ -218,7 +221,7 @@ proptest! {
                     if !world.feed(link(m.into()), kill) {
                         world.feed(link(m.into()), None);
                     }
-                    ended.entry(migration).or_insert("failed");
+                    ended.entry(migration).or_insert_with(|| vec!["failed"]);
                 }
                 Move::NewPeer(same) => { world.feed(met(if same { "a" } else { "b" }), kill); }
                 Move::Restart => world.restart(),
@@ -242,7 +245,7 @@ proptest! {
                 .filter(|t| t.event != "answered" && t.fields.get("migration") == Some(&id))
                 .map(|t| t.event.as_str())
                 .collect();
-            prop_assert_eq!(told, vec![*how], "migration {}", migration);
+            prop_assert_eq!(&told, how, "migration {}: once, but completed outranks failed", migration);
         }
         let outstanding = world.agent.state.life.asking().map(|a| a.request.id.0);
         for request in asked {
@@ -289,6 +292,47 @@ fn a_cancel_follows_its_request_to_every_broker_until_the_answer_comes() {
     world.feed(Event::Link(Session::Message(m.into())), None);
     world.feed(met("c"), None);
     assert!(said(&mut world).is_empty(), "over is over");
+}
+
+#[test]
+fn completed_outranks_the_cancel_of_a_request_that_had_joined_the_move() {
+    let command = |command| Event::Command { client: ClientId(1), command };
+    let link = |m: HostToGuest| Event::Link(Session::Message(m));
+    let mut world = World::new();
+    world.feed(met("a"), None);
+    world.feed(command(Command::Migrate(Migrate::default())), None);
+    let request = world.agent.state.life.asking().unwrap().request.id;
+    let migration = MigrationId(7);
+    world.feed(link(AlreadyRunning { request, migration }.into()), None);
+    world.feed(command(Command::Cancel(Cancel::default())), None);
+    let by = Initiator::Customer;
+    let figures = Figures::default();
+    let cancelled = Cancelled { migration, request: Some(request), by, figures };
+    world.feed(link(cancelled.into()), None);
+    world.feed(link(cancelled.into()), None);
+    world.restart();
+
+    // The operator's move went on.
+    world.feed(met("b"), None);
+    let m = Completed { initiator: Initiator::Operator, ..completed(migration, Some(request)) };
+    for _ in 0..2 {
+        world.feed(link(m.clone().into()), None);
+        world.ms += u64::try_from(super::TELL_WAIT.as_millis()).unwrap();
+        world.feed(Event::Timer, None);
+    }
+    // What the source says late does not outrank.
+    let reason = FailReason::TimeLimit;
+    world.feed(link(Failed { migration, request: None, reason, figures }.into()), None);
+    world.restart();
+
+    let told: Vec<_> = world
+        .finals()
+        .map(|t| (t.event.as_str(), t.fields.get("request"), t.fields.get("told_before")))
+        .collect();
+    let (id, before) = (Value::from(request.0), Value::from("cancelled"));
+    assert_eq!(told, [("cancelled", Some(&id), None), ("completed", None, Some(&before))]);
+    assert!(world.agent.state.life == Life::Idle && world.agent.cooldown_until > Duration::ZERO);
+    assert_eq!(world.agent.state.ended(migration), Some(crate::state::Outcome::Completed));
 }
 
 #[test]
@@ -445,6 +489,37 @@ fn others_first_means_measure_again_and_paused_means_wait() {
     assert_eq!((fourth.len(), agent.state.refusals), (1, 0));
     agent.handle(at(125_000), denied(fourth[0].id, DenyReason::OwnLoad, None));
     assert_eq!(agent.state.refusals, 1, "a no is a no");
+}
+
+#[test]
+fn whether_it_helped_is_told_once_also_when_the_agent_is_killed_before_it_says_so() {
+    let mut agent = learned("");
+    agent.handle(
+        at(20_000),
+        Event::Link(Session::Message(completed(MigrationId(1), Some(RequestId(3))).into())),
+    );
+    let (mut saved, mut told) = (None, None);
+    for ms in (20_000..40_000).step_by(100) {
+        agent.handle(at(ms), probe(0, 10));
+        for action in agent.take_actions() {
+            if let Action::Save(state) = action {
+                saved = Some(*state);
+            } else if let Action::Tell(telling) = action
+                && telling.event == "effect"
+            {
+                assert!(told.replace((telling, saved.clone())).is_none(), "told once");
+            }
+        }
+    }
+    let (telling, saved) = told.unwrap();
+    let effects = |in_log: BTreeSet<u64>| {
+        let mut next = Agent::new(config(WATCHED), saved.clone().unwrap(), &in_log, 9, at(41_000));
+        let told = |a: &Action| matches!(a, Action::Tell(t) if *t == telling);
+        next.take_actions().iter().filter(|a| told(a)).count()
+    };
+    assert_eq!(effects(BTreeSet::new()), 1, "killed before it was in the log");
+    let number = telling.fields["final"].as_u64().unwrap();
+    assert_eq!(effects([number].into()), 0, "killed after it was");
 }
 
 #[test]

@@ -7,6 +7,7 @@
 //! which tokio-serial has no sign. Of its stream only the poll functions are used: what `readable()` saw once it
 //! sees for ever, at 100 % CPU.
 
+use coms_protocol::LINE_ALIAS;
 use std::io;
 use std::path::Path;
 use std::pin::Pin;
@@ -69,7 +70,7 @@ pub(super) fn explain(path: &Path, e: &io::Error) -> String {
     let (missing, busy) = (e.kind() == io::ErrorKind::NotFound, e.kind() == io::ErrorKind::WouldBlock);
     if missing && !path.exists() {
         return format!(
-            "{what}: there is no such line; the VM needs a <serial> whose alias is ua-org-coms-agent-0 (the operator adds it), and port.path its device"
+            "{what}: there is no such line; the VM needs a <serial> whose alias is {LINE_ALIAS} (the operator adds it), and port.path its device"
         );
     }
     if missing || busy {

@@ -1,7 +1,7 @@
 //! From what was typed to what may be relied on.
 
 use super::raw::{Typed, TypedLimits, TypedNotice, TypedRandom};
-use super::{Config, GuestPattern, Host, Limits, Notices, RandomMoves};
+use super::{Access, Config, GuestPattern, Host, Limits, Notices, RandomMoves};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use uuid::Uuid;
@@ -71,6 +71,16 @@ impl Typed {
                 return wrong(key, format!("`{}` is relative", path.display()), "write an absolute path");
             }
         }
+        let access = &self.access;
+        for (key, group) in [("status_group", &access.status_group), ("change_group", &access.change_group)] {
+            if group.is_empty() || !group.chars().all(|c| c.is_ascii_graphic() && c != ':') {
+                return wrong(
+                    format!("access.{key}"),
+                    format!("`{}` is no group", group.escape_debug()),
+                    "write a group of /etc/group, or its number",
+                );
+            }
+        }
         Ok(Config {
             me,
             peers,
@@ -81,6 +91,7 @@ impl Typed {
             alias_key_file: self.aliases.key_file,
             socket: self.paths.socket,
             state: self.paths.state,
+            access: Access { status_group: self.access.status_group, change_group: self.access.change_group },
             record_links: self.debug.record_links,
         })
     }

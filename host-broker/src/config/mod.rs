@@ -37,9 +37,19 @@ pub struct Config {
     pub alias_key_file: Option<PathBuf>,
     pub socket: PathBuf,
     pub state: PathBuf,
+    pub access: Access,
     /// Every byte sent to a guest is also appended to a file of its own in this directory. Grows without
     /// bound: to find out what a guest was told, not for every day.
     pub record_links: Option<PathBuf>,
+}
+
+/// Who may use the control socket, besides root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Access {
+    /// The group that may look: a name of /etc/group, or a number.
+    pub status_group: String,
+    /// The group that may also move VMs.
+    pub change_group: String,
 }
 
 /// One host of the pool.
@@ -211,6 +221,7 @@ mod tests {
             ("cpus = 4", "cpus = 0", "hosts[0].cpus"),
             ("[guests]", "[limits]\nsimultaneous_moves = 0\n[guests]", "limits.simultaneous_moves"),
             ("cpus = 4", "cpu = 4", "cpu"),
+            ("[guests]", "[access]\nchange_group = \"a b\"\n[guests]", "access.change_group"),
             ("[guests]", "[limits]\nticket_ttl_s = 60\n[guests]", "limits.ticket_ttl_s"),
             ("[guests]", "[notice]\nhold_max_s = 90000\n[guests]", "notice.hold_max_s"),
             ("[guests]", "[limits]\nmax_downtime_ms = 700000\n[guests]", "limits.max_downtime_ms"),

@@ -23,6 +23,8 @@ pub(super) struct Typed {
     #[serde(default)]
     pub paths: TypedPaths,
     #[serde(default)]
+    pub access: TypedAccess,
+    #[serde(default)]
     pub debug: TypedDebug,
 }
 
@@ -136,6 +138,19 @@ pub(super) struct TypedPaths {
 impl Default for TypedPaths {
     fn default() -> Self {
         Self { socket: "/run/coms/broker.sock".into(), state: "/var/lib/coms".into() }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct TypedAccess {
+    pub status_group: String,
+    pub change_group: String,
+}
+
+impl Default for TypedAccess {
+    fn default() -> Self {
+        Self { status_group: "coms".into(), change_group: "coms-admin".into() }
     }
 }
 

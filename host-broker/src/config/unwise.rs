@@ -2,6 +2,7 @@
 
 use super::{Config, GuestPattern, Host, Vetoes};
 use serde::Serialize;
+use std::fmt;
 use std::time::Duration;
 
 /// One key that deserves a second look.
@@ -12,6 +13,12 @@ pub struct Unwise {
     pub leads_to: String,
     /// What is usual.
     pub better: String,
+}
+
+impl fmt::Display for Unwise {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}; usual: {}", self.key, self.leads_to, self.better)
+    }
 }
 
 impl Config {

@@ -51,6 +51,7 @@ impl Broker {
         StandingView {
             paused: self.paused,
             libvirt: self.connected,
+            config_read_unix_ms: self.config_read_unix_ms,
             alarms: self.alarms.values().cloned().collect(),
         }
     }

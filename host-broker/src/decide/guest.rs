@@ -147,6 +147,10 @@ pub enum Move {
         abort_at: Duration,
         /// When the other hosts were asked whether they have it.
         asked: Option<Duration>,
+        /// It may have begun to run at the destination before the call failed.
+        may_run_there: bool,
+        /// It ran there, too, and was suspended here.
+        suspended: bool,
     },
 }
 
@@ -185,6 +189,10 @@ impl Move {
             | Move::Running { plan, .. }
             | Move::Unclear { plan, .. } => Some(plan),
         }
+    }
+
+    pub fn is_unclear(&self) -> bool {
+        matches!(self, Move::Unclear { .. })
     }
 
     /// libvirt may have moved it: a domain that is no longer here need not be dead.

@@ -7,7 +7,8 @@
 //!   arrivals    a domain comes to this host              steps 7 to 10
 //!   admission   may it be moved now?                     placement  where to?     load  how busy is a host?
 //!   standing    what does a ticket in a domain mean?     views      what comsctl sees
-//!   alarms      what somebody should look at             random    moves at random times
+//!   alarms      what somebody should look at          reload    the configuration changes
+//!   random      moves at random times
 //!   announce    a guest is asked before it is moved    foreign    moves that this broker did not begin
 //! ```
 //!
@@ -27,6 +28,7 @@ mod moves;
 pub mod placement;
 pub mod random;
 mod recovery;
+mod reload;
 mod requests;
 mod standing;
 #[cfg(test)]
@@ -104,6 +106,8 @@ pub struct Broker {
     first_list_due: bool,
     /// All domains are listed again then: an answer that failed or an event that was lost costs time only.
     relist_at: Duration,
+    /// When the configuration in force was read.
+    config_read_unix_ms: Option<u64>,
     /// The wall clock of the event in hand.
     unix_ms: u64,
     /// A record may have come into another state.
@@ -157,6 +161,7 @@ impl Broker {
             failed_at: BTreeMap::new(),
             first_list_due: false,
             relist_at: Duration::ZERO,
+            config_read_unix_ms: None,
             unix_ms: 0,
             records_touched: false,
             out: Vec::new(),
@@ -177,6 +182,8 @@ impl Broker {
     /// Takes one event; returns what is to be done, in order.
     pub fn handle(&mut self, now: Now, event: Event) -> Vec<Action> {
         self.unix_ms = now.unix_ms;
+        // A broker reads it right before it begins.
+        self.config_read_unix_ms.get_or_insert(now.unix_ms);
         match event {
             Event::Hypervisor(event) => self.hypervisor(now, event),
             Event::Domains(Ok(domains)) => {
@@ -218,6 +225,7 @@ impl Broker {
             Event::Elsewhere { uuid, answers } => self.elsewhere(now, uuid, &answers),
             Event::Resumed { uuid, result } => self.resumed(uuid, result),
             Event::Marked(result) => self.marked(now, result),
+            Event::Reloaded { caller, config } => self.reloaded(now, caller, config),
             Event::Control { caller, request } => self.control(now, caller, request),
             Event::Tick => self.tick(now),
         }

@@ -250,7 +250,7 @@ impl Broker {
                 guest.mv = mv;
                 self.left(now, uuid);
             }
-            (Err(e), Move::Running { plan, rounds, time_limit_hit, abort_at, .. }) => {
+            (Err(e), Move::Running { plan, rounds, time_limit_hit, abort_at, switching_over, .. }) => {
                 guest.mv = Move::Unclear {
                     plan,
                     rounds,
@@ -260,6 +260,8 @@ impl Broker {
                     since: now.mono,
                     abort_at,
                     asked: None,
+                    may_run_there: switching_over,
+                    suspended: false,
                 };
                 self.log(Level::Warn, Some(uuid), format!("{migration}: {e}"));
                 if let Some(record) = self.record_mut(migration) {
@@ -308,8 +310,12 @@ impl Broker {
     /// Called with every fresh look: finds the end of a move whose call failed or was lost.
     pub(super) fn source_looks(&mut self, now: Now, uuid: Uuid) {
         self.foreign_looks(now, uuid);
+        let Some(guest) = self.guests.get(&uuid) else { return };
+        if guest.domain.state.runs() && !guest.domain.job_active && self.may_run_twice(now, uuid) {
+            return;
+        }
         let Some(guest) = self.guests.get_mut(&uuid) else { return };
-        let Move::Unclear { plan, rounds, time_limit_hit, error, .. } = &guest.mv else { return };
+        let Move::Unclear { plan, rounds, time_limit_hit, error, suspended, .. } = &guest.mv else { return };
         match guest.domain.state {
             DomainState::Running { .. } if !guest.domain.job_active => {
                 let end = match (plan.cancelled_by, time_limit_hit) {
@@ -325,6 +331,7 @@ impl Broker {
             // In switch-over.
             DomainState::Paused { .. } if guest.domain.job_active => {}
             DomainState::Paused { migration: true } => self.look_elsewhere(now, uuid),
+            DomainState::Paused { migration: false } if *suspended => self.look_elsewhere(now, uuid),
             DomainState::Paused { migration: false } | DomainState::Other => {
                 let text = format!(
                     "{}: after a broken move to {} the domain does not run here, and not because of the move; it is \

@@ -6,7 +6,15 @@
 //!   ticket of mine, paused, no job      every other host is asked whether it has the VM
 //!                                         all say no            it is let run: it did not leave
 //!                                         one has it or is silent   it stays paused; an alarm, asked again
+//!   it runs here, and the destination was    the destination is asked
+//!   lost after the switch-over                 it does not run there     it did not leave
+//!                                              it runs there, too        suspended here at once; an alarm
+//!                                              silent                    asked again, for a minute
 //! ```
+//! When the destination's answer to libvirt's Finish is lost, libvirt lets the VM run on at the source, although it may
+//! run at the destination ("the lock manager plugins should take care of safety", says qemu_migration.c). The copy at
+//! the destination counts: its Finish succeeded, and its guest was told so.
+//!
 //! A copy is resumed only when *every* configured host has answered and none has the VM, not only the destination:
 //! it may have arrived there and have been moved on.
 
@@ -25,6 +33,10 @@ use uuid::Uuid;
 
 /// The hosts are asked again this often.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// A copy that may run at the destination, too, is asked after more often, and for so long while nobody answers there:
+/// then the destination is believed dead, as libvirt believed it.
+const ASK_SOON: Duration = Duration::from_secs(1);
+const ASK_FOR: Duration = Duration::from_secs(60);
 /// libvirt's own recovery of a broken migration comes first.
 const LIBVIRT_MAY_MEND: Duration = Duration::from_secs(3);
 
@@ -75,6 +87,8 @@ impl Broker {
             since: now.mono,
             abort_at: now.mono + left,
             asked: None,
+            may_run_there: true,
+            suspended: false,
         };
         if self.record_mut(migration).is_none() {
             self.add_record(record);
@@ -94,24 +108,76 @@ impl Broker {
         self.out.push(Action::FindElsewhere { uuid, hosts });
     }
 
+    /// It runs here after a failed call. May it run at the destination, too? Then nothing is concluded yet.
+    pub(super) fn may_run_twice(&mut self, now: Now, uuid: Uuid) -> bool {
+        let Some(guest) = self.guests.get_mut(&uuid) else { return false };
+        let Move::Unclear { plan, error, since, asked, may_run_there, .. } = &mut guest.mv else {
+            return false;
+        };
+        let destination_lost = match error {
+            None => true,
+            Some(HvError::Unreachable { uri, .. }) => *uri != self.config.me.libvirt,
+            Some(_) => false,
+        };
+        if !*may_run_there || !destination_lost || *since + ASK_FOR <= now.mono {
+            return false;
+        }
+        let there = self.config.peers.iter().find(|p| Some(&p.name) == plan.destination.as_ref());
+        let Some(there) = there else { return false };
+        if asked.is_none_or(|at| at + ASK_SOON <= now.mono) {
+            *asked = Some(now.mono);
+            let hosts = vec![(there.name.clone(), there.libvirt.clone())];
+            self.out.push(Action::FindElsewhere { uuid, hosts });
+        }
+        true
+    }
+
+    fn answered_whether_it_runs_there(&mut self, now: Now, uuid: Uuid, answers: &[(String, Elsewhere)]) {
+        let Some(guest) = self.guests.get_mut(&uuid) else { return };
+        let Move::Unclear { plan, may_run_there, suspended, .. } = &mut guest.mv else { return };
+        let Some(destination) = plan.destination.clone() else { return };
+        let (migration, answer) = (plan.migration, answers.iter().find(|(host, _)| *host == destination));
+        match answer {
+            Some((_, Elsewhere::No)) => {
+                *may_run_there = false;
+                self.out.push(Action::Look { uuid });
+            }
+            Some((_, Elsewhere::Runs)) => {
+                *suspended = true;
+                self.out.push(Action::Suspend { uuid });
+                let text = format!(
+                    "{migration}: {destination} runs the VM, and libvirt let it run on here, too: suspended here;                      remove this copy with virsh destroy, and its definition with virsh undefine"
+                );
+                self.raise(now, Kind::LeftPaused, Some(uuid), text);
+            }
+            // Not yet gone there, or silent: asked again.
+            Some((_, Elsewhere::Yes | Elsewhere::NoAnswer(_))) | None => {}
+        }
+    }
+
     pub(super) fn elsewhere(&mut self, now: Now, uuid: Uuid, answers: &[(String, Elsewhere)]) {
+        if self.guests.get(&uuid).is_some_and(|g| g.domain.state.runs()) {
+            return self.answered_whether_it_runs_there(now, uuid, answers);
+        }
         if !self.is_left_paused(uuid) {
             return;
         }
         let Some(plan) = self.guests.get(&uuid).and_then(|g| g.mv.plan()) else { return };
         let (migration, destination) = (plan.migration, plan.destination.clone());
-        let has: Vec<&str> =
-            answers.iter().filter(|(_, a)| *a == Elsewhere::Yes).map(|(h, _)| h.as_str()).collect();
+        let has: Vec<&str> = answers
+            .iter()
+            .filter(|(_, a)| matches!(a, Elsewhere::Yes | Elsewhere::Runs))
+            .map(|(h, _)| h.as_str())
+            .collect();
         let silent: Vec<&str> = (self.config.peers.iter().map(|p| p.name.as_str()))
-            .filter(|name| {
-                !answers.iter().any(|(h, a)| h == name && matches!(a, Elsewhere::No | Elsewhere::Yes))
-            })
+            .filter(|name| !answers.iter().any(|(h, a)| h == name && !matches!(a, Elsewhere::NoAnswer(_))))
             .collect();
         let known = destination.is_some();
         let what = format!("{migration}: a paused copy was left here by a broken move");
         let text = if !has.is_empty() {
             format!(
-                "{what}; {} has the VM: once it runs there, remove this copy with virsh destroy",
+                "{what}; {} has the VM: once it runs there, remove this copy with virsh destroy, and its definition \
+                 with virsh undefine",
                 has.join(", ")
             )
         } else if !silent.is_empty() {
@@ -139,9 +205,9 @@ impl Broker {
 
     fn is_left_paused(&self, uuid: Uuid) -> bool {
         self.guests.get(&uuid).is_some_and(|g| {
-            matches!(g.mv, Move::Unclear { .. })
-                && g.domain.state == (DomainState::Paused { migration: true })
-                && !g.domain.job_active
+            let Move::Unclear { suspended, .. } = &g.mv else { return false };
+            let by_us = *suspended && matches!(g.domain.state, DomainState::Paused { .. });
+            (by_us || g.domain.state == (DomainState::Paused { migration: true })) && !g.domain.job_active
         })
     }
 }

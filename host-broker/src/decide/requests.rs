@@ -30,11 +30,16 @@ impl Broker {
     /// A guest asks. Answered exactly once per id with something final; the same id again repeats the answer.
     pub(super) fn request(&mut self, now: Now, uuid: Uuid, request: Request) {
         let Some(guest) = self.guests.get_mut(&uuid) else { return };
+        let known = guest.waiting.iter().any(|w| w.request == request.id)
+            || guest.mv.plan().is_some_and(|p| p.requests.contains(&request.id));
         guest.waiting.retain(|w| w.request != request.id);
         if let Some(answer) = guest.answer_to(request.id).cloned() {
             return self.tell(uuid, answer);
         }
-        guest.asked_at.push_back(now.mono);
+        // What this broker had asked for again may have been on its way: it is the same request.
+        if !known {
+            guest.asked_at.push_back(now.mono);
+        }
         while guest.asked_at.front().is_some_and(|at| *at + Duration::from_secs(60) < now.mono) {
             guest.asked_at.pop_front();
         }
@@ -231,11 +236,19 @@ impl Broker {
         moving || self.relief_rest_until > now.mono
     }
 
-    /// Its claim, checked: do its vCPUs wait for a CPU of this host? What cannot be known is believed.
-    fn slow_by_itself(&self, uuid: Uuid) -> bool {
+    /// Its claim, checked: do its vCPUs wait for a CPU of this host? What cannot be known is believed. What was
+    /// found, in words for the operator; an error: it is slow by itself.
+    fn claim(&self, uuid: Uuid) -> Result<String, String> {
         let least = self.config.limits.min_vcpu_wait;
         let waits = self.hosts.get(&self.config.me.name).and_then(|h| h.vcpu_wait(uuid, self.relieved_at));
-        waits.is_some_and(|waits| waits < least)
+        let Some(waits) = waits else {
+            return Ok("how long its vCPUs wait for a CPU is not known".to_owned());
+        };
+        let found = format!("its vCPUs waited for a CPU for {:.0} % of the time", waits * 100.0);
+        if waits < least {
+            return Err(format!("{found}, and min_vcpu_wait is {:.0} %", least * 100.0));
+        }
+        Ok(found)
     }
 
     fn rest_after_failure(&self, now: Now, uuid: Uuid) -> Option<Duration> {
@@ -277,10 +290,14 @@ impl Broker {
         }
         let Some(guest) = self.guests.get(&uuid) else { return };
         let Move::Choosing(plan) = &guest.mv else { return };
-        if plan.wants_relief && self.slow_by_itself(uuid) {
-            let denial = Denial::after(DenyReason::OwnLoad, REMEASURE);
-            return self.call_off(now, uuid, denial, Some("its vCPUs hardly wait for a CPU here".into()));
-        }
+        let claim = if plan.wants_relief { self.claim(uuid).map(Some) } else { Ok(None) };
+        let claim = match claim {
+            Ok(claim) => claim,
+            Err(found) => {
+                let denial = Denial::after(DenyReason::OwnLoad, REMEASURE);
+                return self.call_off(now, uuid, denial, Some(found));
+            }
+        };
         let load_here = self
             .hosts
             .get(&self.config.me.name)
@@ -344,7 +361,8 @@ impl Broker {
             Some(_) if late => self.call_off(now, uuid, Denial::new(DenyReason::DeadlinePassed), None),
             Some(chosen) => {
                 plan.destination = Some(chosen.clone());
-                self.log(Level::Info, Some(uuid), format!("{migration}: to {chosen}"));
+                let claim = claim.map(|found| format!("; {found}")).unwrap_or_default();
+                self.log(Level::Info, Some(uuid), format!("{migration}: to {chosen}{claim}"));
                 self.write_ticket(now, uuid);
             }
         }

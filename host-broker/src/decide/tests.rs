@@ -2,6 +2,8 @@
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "a script looks for what it is about")]
 
+mod reload;
+
 use super::Broker;
 use crate::action::Action;
 use crate::alias::AliasKey;
@@ -219,6 +221,20 @@ fn the_same_request_again_gets_the_same_answer() {
 }
 
 #[test]
+fn a_request_that_comes_again_while_it_is_moved_for_is_not_asking_too_often() {
+    let mut w = World::source();
+    let (migration, _) = w.move_begins(1);
+    for _ in 0..20 {
+        w.ask(1, Wishes::default());
+    }
+    w.event(Event::Returned { uuid: VM, migration, result: Err(other_error()) });
+    w.look(domain(DomainState::Running { arrived: false }));
+    w.pass(35);
+    let actions = w.ask(2, Wishes::default());
+    assert!(find(&actions, |a| matches!(a, Action::Survey { .. })).is_some(), "{actions:?}");
+}
+
+#[test]
 fn a_second_request_is_answered_by_the_first_ones_move() {
     let mut w = World::source();
     let (migration, _) = w.move_begins(1);
@@ -303,6 +319,64 @@ fn a_copy_that_runs_again_meanwhile_is_not_resumed() {
     w.look(domain(DomainState::Running { arrived: false }));
     w.event(Event::Elsewhere { uuid: VM, answers: vec![("h2".into(), Elsewhere::No)] });
     assert!(find(&w.actions, |a| matches!(a, Action::Resume { .. })).is_none());
+}
+
+/// Switched over, then the destination's libvirt was lost, and libvirt let the VM run on here.
+fn runs_on_here() -> (World, Vec<Action>) {
+    let mut w = World::source();
+    let (migration, _) = w.move_begins(1);
+    w.event(Event::Hypervisor(HvEvent::SwitchingOver { uuid: VM }));
+    let lost = HvError::Unreachable {
+        operation: "migrate",
+        uri: "qemu+tls://h2/system".into(),
+        detail: "closed".into(),
+    };
+    w.event(Event::Returned { uuid: VM, migration, result: Err(lost) });
+    let actions = w.look(domain(DomainState::Running { arrived: false }));
+    assert!(
+        find(&actions, |a| matches!(a, Action::FindElsewhere { hosts, .. } if hosts.len() == 1)).is_some()
+    );
+    assert!(told(&actions).is_empty(), "nothing is told before it is known: {actions:?}");
+    (w, actions)
+}
+
+#[test]
+fn a_vm_that_libvirt_lets_run_twice_is_suspended_at_the_source() {
+    let (mut w, _) = runs_on_here();
+    let actions = w.event(Event::Elsewhere { uuid: VM, answers: vec![("h2".into(), Elsewhere::Runs)] });
+    assert!(find(&actions, |a| matches!(a, Action::Suspend { .. })).is_some(), "{actions:?}");
+    assert_eq!(alarms(&w), 1);
+    w.pass(6);
+    let suspended = domain(DomainState::Paused { migration: false });
+    let actions = w.look(suspended.clone());
+    assert!(find(&actions, |a| matches!(a, Action::FindElsewhere { .. })).is_some(), "{actions:?}");
+    let actions = w.event(Event::Elsewhere { uuid: VM, answers: vec![("h2".into(), Elsewhere::Runs)] });
+    assert!(find(&actions, |a| matches!(a, Action::Resume { .. })).is_none());
+    // The operator does what the alarm says.
+    let gone = HvError::NoDomain { operation: "look", detail: String::new() };
+    let actions = w.event(Event::Domain { uuid: VM, result: Err(gone) });
+    assert!(told(&actions).is_empty(), "the destination tells: {actions:?}");
+    assert!(w.broker.standing_view().alarms.is_empty());
+}
+
+#[test]
+fn a_vm_whose_destination_was_lost_is_told_that_it_stayed_when_it_is_known_or_nobody_answers() {
+    let (mut w, _) = runs_on_here();
+    w.event(Event::Elsewhere { uuid: VM, answers: vec![("h2".into(), Elsewhere::No)] });
+    let actions = w.look(domain(DomainState::Running { arrived: false }));
+    assert!(
+        matches!(told(&actions)[..], [HostToGuest::Failed(f)] if f.reason == FailReason::DestinationLost)
+    );
+
+    let (mut w, _) = runs_on_here();
+    for answer in [Elsewhere::NoAnswer("no route".into()), Elsewhere::Yes] {
+        w.event(Event::Elsewhere { uuid: VM, answers: vec![("h2".into(), answer)] });
+        w.pass(30);
+        w.event(Event::Tick);
+    }
+    let actions = w.look(domain(DomainState::Running { arrived: false }));
+    assert!(matches!(told(&actions)[..], [HostToGuest::Failed(_)]), "{actions:?}");
+    assert!(find(&w.actions, |a| matches!(a, Action::Suspend { .. })).is_none());
 }
 
 #[test]

@@ -48,6 +48,7 @@ impl Broker {
             Request::Cancel { id } => return self.cancel_by_id(now, caller, id),
             Request::Pause { let_finish } => return self.pause(now, caller, let_finish),
             Request::Resume => return self.resume(caller),
+            Request::Reload => return self.out.push(Action::ReadConfig { caller: Some(caller) }),
             Request::Standing => Reply::Standing { standing: self.standing_view() },
         };
         self.out.push(Action::Reply { caller, reply: Box::new(reply) });

@@ -1,6 +1,8 @@
-//! The operator's socket: one JSON line in, one JSON line out, as often as the caller likes.
+//! The operator's socket: one JSON line in, one JSON line out, as often as the caller likes. Who may not even look
+//! takes no place.
 
 use super::StartError;
+use super::peer::{Doors, Peer, Right};
 use crate::control::{Reply, Request};
 use crate::event::{Caller, Event};
 use std::collections::HashMap;
@@ -9,12 +11,13 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tracing::debug;
 
 /// A request's line.
 const LONGEST_LINE: u64 = 16 * 1024;
-/// Connections at once.
-const CONNECTIONS: usize = 64;
+/// Connections at once, of those who may change and of those who may look: the latter cannot lock the former out.
+const CONNECTIONS: usize = 32;
 
 pub fn listen(path: &Path) -> Result<UnixListener, StartError> {
     let failed = |operation| move |source| StartError::Path { path: path.to_owned(), operation, source };
@@ -27,7 +30,7 @@ pub fn listen(path: &Path) -> Result<UnixListener, StartError> {
     // Left behind by a broker that was killed.
     let _ = std::fs::remove_file(path);
     let listener = UnixListener::bind(path).map_err(failed("listening"))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))
         .map_err(failed("setting permissions"))?;
     Ok(listener)
 }
@@ -51,24 +54,48 @@ impl Callers {
     }
 }
 
-pub fn serve(listener: UnixListener, tx: mpsc::Sender<Event>) -> Callers {
+pub fn serve(listener: UnixListener, doors: watch::Receiver<Doors>, tx: mpsc::Sender<Event>) -> Callers {
     let callers = Callers::default();
     let given = callers.clone();
     tokio::spawn(async move {
-        let room = Arc::new(Semaphore::new(CONNECTIONS));
+        let places = || Arc::new(Semaphore::new(CONNECTIONS));
+        let (changing, looking) = (places(), places());
         let mut next = 0u64;
         loop {
-            let Ok(permit) = room.clone().acquire_owned().await else { return };
             let Ok((stream, _)) = listener.accept().await else {
                 // Out of descriptors: wait for some to be freed.
                 tokio::time::sleep(std::time::Duration::from_millis(100)).await;
                 continue;
             };
+            let peer = match Peer::of(&stream) {
+                Ok(peer) => peer,
+                Err(e) => {
+                    debug!("a caller is turned away: who it is cannot be known: {e}");
+                    continue;
+                }
+            };
+            // It fits into the socket's empty buffer, or the caller does without.
+            let turn_away = |why: String| drop(stream.try_write((refusal(why) + "\n").as_bytes()));
+            let room = match doors.borrow().right(&peer) {
+                Right::Nothing => {
+                    turn_away(doors.borrow().refusal(Right::Status));
+                    continue;
+                }
+                Right::Status => looking.clone(),
+                Right::Change => changing.clone(),
+            };
+            let Ok(permit) = room.try_acquire_owned() else {
+                turn_away(format!(
+                    "{CONNECTIONS} others are connected; end some of them, or try again later"
+                ));
+                continue;
+            };
+            let door = Door { peer, doors: doors.clone() };
             let (callers, tx) = (callers.clone(), tx.clone());
             let first = next;
             next += 1 << 32;
             tokio::spawn(async move {
-                converse(stream, first, callers, tx).await;
+                converse(stream, first, door, callers, tx).await;
                 drop(permit);
             });
         }
@@ -76,7 +103,25 @@ pub fn serve(listener: UnixListener, tx: mpsc::Sender<Event>) -> Callers {
     given
 }
 
-async fn converse(stream: UnixStream, first: u64, callers: Callers, tx: mpsc::Sender<Event>) {
+/// A caller and what it may do; asked anew at each request, so that a reload counts at once.
+struct Door {
+    peer: Peer,
+    doors: watch::Receiver<Doors>,
+}
+
+impl Door {
+    fn refuses(&self, request: &Request) -> Option<String> {
+        let wanted = if request.changes() { Right::Change } else { Right::Status };
+        let doors = self.doors.borrow();
+        (doors.right(&self.peer) < wanted).then(|| doors.refusal(wanted))
+    }
+}
+
+fn refusal(text: String) -> String {
+    serde_json::to_string(&Reply::Refused { text }).unwrap_or_default()
+}
+
+async fn converse(stream: UnixStream, first: u64, door: Door, callers: Callers, tx: mpsc::Sender<Event>) {
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
     let mut line = String::new();
@@ -87,7 +132,9 @@ async fn converse(stream: UnixStream, first: u64, callers: Callers, tx: mpsc::Se
             Ok(n) if n > 0 && line.ends_with('\n') => {}
             Ok(_) | Err(_) => return,
         }
-        let reply = match serde_json::from_str::<Request>(&line) {
+        let request = serde_json::from_str::<Request>(&line).map_err(|e| format!("not understood: {e}"));
+        let allowed = request.and_then(|request| door.refuses(&request).map_or(Ok(request), Err));
+        let reply = match allowed {
             Ok(request) => {
                 let caller = Caller(number);
                 let waiting = callers.wait(caller);
@@ -99,10 +146,7 @@ async fn converse(stream: UnixStream, first: u64, callers: Callers, tx: mpsc::Se
                     Err(_) => return,
                 }
             }
-            Err(e) => {
-                let refused = Reply::Refused { text: format!("not understood: {e}") };
-                serde_json::to_string(&refused).unwrap_or_default()
-            }
+            Err(text) => refusal(text),
         };
         if write.write_all(reply.as_bytes()).await.is_err() || write.write_all(b"\n").await.is_err() {
             return;

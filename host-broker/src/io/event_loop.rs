@@ -2,28 +2,29 @@
 
 use super::StartError;
 use super::control_socket;
-use super::execute::Executor;
+use super::execute::{Executor, Given};
 use super::libvirt::Libvirt;
+use super::peer::{Doors, GROUPS};
 use super::state::State;
+use crate::action::Action;
 use crate::config::Config;
 use crate::decide::Broker;
 use crate::event::{Event, Now};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::info;
 
-/// How often each host is looked at.
-const SAMPLE_EVERY: Duration = Duration::from_secs(2);
 /// Events waiting for the broker; beyond that, who sends them waits.
 const EVENTS: usize = 1024;
 /// Guests' words waiting for the broker. Few, so that nobody's burst stands in front of others': behind these each
 /// guest waits with one.
 pub const WORDS: usize = 16;
 
-/// Runs until SIGTERM or SIGINT. A migration under way goes on without the broker: libvirt performs it, and the
+/// Runs until SIGTERM or SIGINT; `file` is read again at SIGHUP. A migration under way goes on without the broker: libvirt performs it, and the
 /// next broker finds out from the domain.
-pub async fn run(config: Config) -> Result<(), StartError> {
+pub async fn run(config: Config, file: PathBuf) -> Result<(), StartError> {
     let state = State::open(&config)?;
     let (tx, mut events) = mpsc::channel::<Event>(EVENTS);
     let (words_tx, mut words) = mpsc::channel::<Event>(WORDS);
@@ -39,16 +40,15 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     )
     .paused(state.paused)
     .after(state.announced.clone(), state.stays.clone());
-    let callers = control_socket::serve(listener, tx.clone());
-    for host in std::iter::once(&config.me).chain(&config.peers) {
-        let remote = (host.name != config.me.name).then(|| host.libvirt.clone());
-        tokio::spawn(sample(libvirt.clone(), host.name.clone(), remote, tx.clone()));
-    }
-    let mut executor = Executor::new(libvirt, tx, words_tx, callers, state, &config);
+    let (doors, open) = watch::channel(Doors::new(&config.access, Path::new(GROUPS)));
+    let callers = control_socket::serve(listener, open, tx.clone());
+    let given = Given { libvirt, tx, words: words_tx, callers, doors, state, file };
+    let mut executor = Executor::new(given, &config);
 
     let signals = |e| StartError::Runtime(e);
     let mut term = signal(SignalKind::terminate()).map_err(signals)?;
     let mut int = signal(SignalKind::interrupt()).map_err(signals)?;
+    let mut hang_up = signal(SignalKind::hangup()).map_err(signals)?;
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let clock = Clock::start();
@@ -59,6 +59,10 @@ pub async fn run(config: Config) -> Result<(), StartError> {
             biased;
             _ = term.recv() => break,
             _ = int.recv() => break,
+            _ = hang_up.recv() => {
+                executor.start(Action::ReadConfig { caller: None });
+                continue;
+            }
             Some(event) = hypervisor.recv() => Event::Hypervisor(event),
             _ = tick.tick() => Event::Tick,
             Some(event) = events.recv() => event,
@@ -77,21 +81,6 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     executor.farewell().await;
     let _ = std::fs::remove_file(&config.socket);
     Ok(())
-}
-
-async fn sample(libvirt: Libvirt, host: String, remote: Option<String>, tx: mpsc::Sender<Event>) {
-    let mut every = tokio::time::interval(SAMPLE_EVERY);
-    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        every.tick().await;
-        let result = match &remote {
-            Some(uri) => libvirt.sample(uri).await,
-            None => libvirt.local_sample().await,
-        };
-        if tx.send(Event::Sampled { host: host.clone(), result }).await.is_err() {
-            return;
-        }
-    }
 }
 
 /// The host's clocks.

@@ -5,14 +5,17 @@ use super::event_loop::Clock;
 use super::guest_links::Links;
 use super::libvirt::Libvirt;
 use super::log_limit::LogLimit;
+use super::peer::{Doors, GROUPS};
+use super::samplers::Samplers;
 use super::state::State;
 use crate::action::{Action, Level};
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::event::{Answer, Elsewhere, Event};
 use crate::hypervisor::{HvError, JobFigures, MigrateSpec, Needs};
 use coms_protocol::types::MigrationId;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
@@ -25,33 +28,47 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 const FIGURES_TRIES: u32 = 8;
 const FIGURES_EVERY: Duration = Duration::from_millis(40);
 
+/// What it works with.
+pub struct Given {
+    pub libvirt: Libvirt,
+    pub tx: mpsc::Sender<Event>,
+    /// For what guests say.
+    pub words: mpsc::Sender<Event>,
+    pub callers: Callers,
+    pub doors: watch::Sender<Doors>,
+    pub state: State,
+    /// The configuration.
+    pub file: PathBuf,
+}
+
 pub struct Executor {
     libvirt: Libvirt,
     tx: mpsc::Sender<Event>,
     links: Links,
     callers: Callers,
+    doors: watch::Sender<Doors>,
+    samplers: Samplers,
     state: State,
+    file: PathBuf,
     me: String,
     clock: Clock,
     log_limit: LogLimit,
 }
 
 impl Executor {
-    pub fn new(
-        libvirt: Libvirt,
-        tx: mpsc::Sender<Event>,
-        words: mpsc::Sender<Event>,
-        callers: Callers,
-        state: State,
-        config: &Config,
-    ) -> Self {
-        let links = Links::new(words, config.record_links.clone());
+    pub fn new(given: Given, config: &Config) -> Self {
+        let Given { libvirt, tx, words, callers, doors, state, file } = given;
+        let mut samplers = Samplers::new(libvirt.clone(), tx.clone());
+        samplers.set(config);
         Self {
-            links,
+            links: Links::new(words, config.record_links.clone()),
             libvirt,
             tx,
             callers,
+            doors,
+            samplers,
             state,
+            file,
             me: config.me.name.clone(),
             clock: Clock::start(),
             log_limit: LogLimit::default(),
@@ -107,6 +124,7 @@ impl Executor {
                 for (host, uri) in hosts {
                     let answer = match libvirt.domain_on(&uri, uuid).await {
                         Ok(None) => Elsewhere::No,
+                        Ok(Some(state)) if state.runs() => Elsewhere::Runs,
                         Ok(Some(_)) => Elsewhere::Yes,
                         Err(e) => Elsewhere::NoAnswer(e.to_string()),
                     };
@@ -116,6 +134,9 @@ impl Executor {
             }),
             Action::Resume { uuid } => {
                 self.spawn(async move { Event::Resumed { uuid, result: libvirt.resume(uuid).await } });
+            }
+            Action::Suspend { uuid } => {
+                self.spawn(async move { Event::Resumed { uuid, result: libvirt.suspend(uuid).await } });
             }
             Action::Beat(mark) => self.spawn(async move { Event::Marked(libvirt.set_mark(mark).await) }),
             Action::KeepPaused(paused) => self.state.keep_paused(paused),
@@ -135,6 +156,15 @@ impl Executor {
                     }
                 });
             }
+            Action::ReadConfig { caller } => {
+                let config = read_config(&self.file);
+                self.spawn(async move { Event::Reloaded { caller, config } });
+            }
+            Action::Configure(config) => {
+                self.samplers.set(&config);
+                self.doors.send_replace(Doors::new(&config.access, Path::new(GROUPS)));
+            }
+            Action::Greet { uuid, hello } => self.links.greet(uuid, hello),
             Action::Reply { caller, reply } => self.callers.reply(caller, &reply),
             Action::Record(record) => self.state.append(&record),
             Action::Log { level, guest, text } => {
@@ -179,6 +209,12 @@ impl Executor {
             let _ = tx.send(event).await;
         });
     }
+}
+
+/// A complaint of several lines is one line of the log.
+fn read_config(file: &Path) -> Result<Box<Config>, String> {
+    let one_line = |e: ConfigError| e.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+    Config::load(file).map(Box::new).map_err(one_line)
 }
 
 async fn survey(libvirt: &Libvirt, uuid: Uuid, needs: Needs, hosts: Vec<(String, String)>) -> Vec<Answer> {

@@ -19,7 +19,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant as StdInstant};
 use tokio::net::UnixStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 use uuid::Uuid;
@@ -41,10 +41,13 @@ const ANSWERED: usize = 64;
 const DAMAGED: usize = 20;
 /// The newest bytes of a guest in debt. A hello fits twice.
 const WINDOW: usize = 1024;
-/// How often the port of a guest in debt is looked at, and how much of it is taken away then.
+/// How often the port of a guest in debt is looked at, and how much of it is taken away then: all that its socket
+/// holds. Behind that may wait what its virtio ring holds, 4 MiB, before its first sensible word.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Drawn anew each time: what all may look past together must not go to the same ones always.
+const LOOK_JITTER_MS: u64 = 8;
 const LOOK_AT: usize = 16 * 1024;
-const LOOKS: usize = 4;
+const LOOKS: usize = 16;
 /// A guest's flood is worth one line in so long, whatever it does.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(300);
 const RECONNECT_FIRST: Duration = Duration::from_millis(50);
@@ -60,9 +63,10 @@ pub struct Links {
 
 struct Handle {
     outbox: mpsc::Sender<Out>,
+    hello: watch::Sender<HostHello>,
     task: tokio::task::JoinHandle<()>,
-    /// The last message found no place, and that was said.
-    full: bool,
+    /// When it was said last that a message found no place.
+    said_full: Option<Instant>,
 }
 
 enum Out {
@@ -79,10 +83,11 @@ impl Links {
     pub fn attach(&mut self, uuid: Uuid, channel: PathBuf, hello: &HostHello) {
         self.detach(uuid);
         let (outbox, rx) = mpsc::channel(OUTBOX);
+        let (hello, heard) = watch::channel(hello.clone());
         let link = Link {
             uuid,
             tx: self.tx.clone(),
-            hello: hello.clone(),
+            hello: heard,
             outbox: rx,
             kept: VecDeque::new(),
             record: self.record.as_deref().and_then(|dir| open_record(dir, uuid)),
@@ -90,7 +95,8 @@ impl Links {
             budget: Budget::new(StdInstant::now(), self.spare.clone()),
             complaint: Complaint::default(),
         };
-        self.links.insert(uuid, Handle { outbox, task: tokio::spawn(link.run(channel)), full: false });
+        let task = tokio::spawn(link.run(channel));
+        self.links.insert(uuid, Handle { outbox, hello, task, said_full: None });
     }
 
     pub fn detach(&mut self, uuid: Uuid) {
@@ -107,11 +113,19 @@ impl Links {
         self.put(uuid, Out::Once(message));
     }
 
+    /// What the guest is to know of this host from now on.
+    pub fn greet(&mut self, uuid: Uuid, hello: HostHello) {
+        if let Some(handle) = self.links.get(&uuid) {
+            handle.hello.send_replace(hello);
+        }
+    }
+
     fn put(&mut self, uuid: Uuid, out: Out) {
         let Some(handle) = self.links.get_mut(&uuid) else { return };
         // A full outbox: the guest reads nothing. What it misses it asks for in its next hello.
         let full = handle.outbox.try_send(out).is_err();
-        if !std::mem::replace(&mut handle.full, full) && full {
+        if full && handle.said_full.is_none_or(|at| at + COMPLAIN_EVERY <= Instant::now()) {
+            handle.said_full = Some(Instant::now());
             debug!(guest = %uuid, "reads nothing; what it is owed is dropped");
         }
     }
@@ -120,7 +134,7 @@ impl Links {
 struct Link {
     uuid: Uuid,
     tx: mpsc::Sender<Event>,
-    hello: HostHello,
+    hello: watch::Receiver<HostHello>,
     outbox: mpsc::Receiver<Out>,
     /// Not acknowledged when the connection ended.
     kept: VecDeque<HostToGuest>,
@@ -140,6 +154,13 @@ struct Complaint {
 
 /// The link's owner detached it, or the broker stops.
 struct Closed;
+
+/// Why a session ended whose link goes on.
+enum Ended {
+    HungUp,
+    /// The guest is to hear another hello: only a peer of a new epoch is listened to.
+    MeetAnew,
+}
 
 impl Link {
     async fn run(mut self, channel: PathBuf) {
@@ -163,15 +184,25 @@ impl Link {
         }
     }
 
-    /// One connection, one epoch: the guest can tell this connection's peer from every other.
+    /// One connection, one epoch after the other: the guest can tell this peer from every other.
     async fn connected(&mut self, stream: UnixStream) -> Result<(), Closed> {
+        loop {
+            match self.met(&stream).await? {
+                Ended::HungUp => return Ok(()),
+                Ended::MeetAnew => {}
+            }
+        }
+    }
+
+    async fn met(&mut self, stream: &UnixStream) -> Result<Ended, Closed> {
         let epoch = Epoch(rand::random::<u64>().max(1));
-        let mut session: Session<Host> = Session::new(epoch, &self.hello);
+        let hello = self.hello.borrow_and_update().clone();
+        let mut session: Session<Host> = Session::new(epoch, &hello);
         for message in self.kept.drain(..) {
             let _ = session.send(message);
         }
         session.link_up(self.now());
-        let ended = self.talk(&stream, &mut session).await;
+        let ended = self.talk(stream, &mut session).await;
         let was_established = session.is_established();
         self.kept = session.into_undelivered().collect();
         if was_established {
@@ -180,7 +211,7 @@ impl Link {
         ended
     }
 
-    async fn talk(&mut self, stream: &UnixStream, session: &mut Session<Host>) -> Result<(), Closed> {
+    async fn talk(&mut self, stream: &UnixStream, session: &mut Session<Host>) -> Result<Ended, Closed> {
         let mut unread: Vec<u8> = Vec::new();
         let mut unwritten: Vec<u8> = Vec::new();
         let mut look = Instant::now();
@@ -205,7 +236,7 @@ impl Link {
                             if unwritten.is_empty() { unwritten = Vec::new(); }
                         }
                         Err(e) if e.kind() == ErrorKind::WouldBlock => {}
-                        Err(_) => return Ok(()),
+                        Err(_) => return Ok(Ended::HungUp),
                     }
                 }
                 out = self.outbox.recv() => match out {
@@ -216,19 +247,21 @@ impl Link {
                     Some(Out::Once(message)) => { session.send_once(message); }
                     None => return Err(Closed),
                 },
+                Ok(()) = self.hello.changed() => return Ok(Ended::MeetAnew),
                 ready = stream.readable(), if unread.is_empty() && debt.is_none() => {
                     let mut buffer = Vec::with_capacity(READ_AT_ONCE);
                     match ready.and_then(|()| stream.try_read_buf(&mut buffer)) {
-                        Ok(0) => return Ok(()),
+                        Ok(0) => return Ok(Ended::HungUp),
                         Ok(_) => unread = buffer,
                         Err(e) if e.kind() == ErrorKind::WouldBlock => {}
-                        Err(_) => return Ok(()),
+                        Err(_) => return Ok(Ended::HungUp),
                     }
                 }
                 () = sleep_until(wake), if wake.is_some() => {
                     if look <= Instant::now() {
-                        look = Instant::now() + LOOK_EVERY;
-                        let Some(lost) = self.look_past(stream, &mut unread) else { return Ok(()) };
+                        let jitter = Duration::from_millis(rand::random::<u64>() % LOOK_JITTER_MS);
+                        look = Instant::now() + LOOK_EVERY + jitter;
+                        let Some(lost) = self.look_past(stream, &mut unread) else { return Ok(Ended::HungUp) };
                         if lost > 0 {
                             session.input_lost();
                             self.complain(lost);

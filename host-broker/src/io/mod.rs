@@ -6,8 +6,11 @@ mod event_loop;
 mod execute;
 pub mod guest_links;
 mod journal;
+mod kernel;
 pub mod libvirt;
 mod log_limit;
+pub mod peer;
+mod samplers;
 mod state;
 #[cfg(feature = "faults")]
 mod stop_here;

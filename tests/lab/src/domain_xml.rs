@@ -2,16 +2,13 @@
 
 use std::{net::Ipv4Addr, path::Path};
 
+use coms_protocol::{LINE_ALIAS, PORT_NAME};
+
 use crate::{
     debian,
     guest::{GuestConfig, Line, System},
     requirements::kernel_dir,
 };
-
-/// The port that the agent talks through.
-const PORT: &str = "org.coms.agent.0";
-/// The alias of a serial line that stands in for it.
-const LINE_ALIAS: &str = "ua-org-coms-agent-0";
 
 /// Where a host's QEMU writes what the guest says on its console, inside the host.
 pub(crate) fn console_path(name: &str) -> String {
@@ -35,7 +32,8 @@ pub(crate) fn domain_xml(config: &GuestConfig, uuid: &str, initrd: &Path) -> Str
             " net.ifnames=0 systemd.show_status=no",
         ),
     };
-    let ports = config.port.then_some(PORT).into_iter().chain(config.more_ports.iter().map(String::as_str));
+    let ports =
+        config.port.then_some(PORT_NAME).into_iter().chain(config.more_ports.iter().map(String::as_str));
     let channels: String = ports
         .map(|port| format!("<channel type='unix'><target type='virtio' name='{port}'/></channel>"))
         .collect();
@@ -48,13 +46,14 @@ pub(crate) fn domain_xml(config: &GuestConfig, uuid: &str, initrd: &Path) -> Str
         "" => String::new(),
         xml => format!("<metadata>{xml}</metadata>"),
     };
+    let odd_memory = odd_memory(config.memory_mib);
     format!(
-        r#"<domain type='qemu'>
+        r#"<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
   <name>{name}</name>
   <uuid>{uuid}</uuid>
   {metadata}
   <memory unit='MiB'>{memory_mib}</memory>
-  <vcpu>1</vcpu>
+  <vcpu>{vcpus}</vcpu>
   <os>
     <type arch='x86_64' machine='pc-i440fx-7.2'>hvm</type>
     <kernel>{kernel}/vmlinuz</kernel>
@@ -80,14 +79,37 @@ pub(crate) fn domain_xml(config: &GuestConfig, uuid: &str, initrd: &Path) -> Str
     <video><model type='none'/></video>
     <memballoon model='virtio' freePageReporting='on'/>
   </devices>
+  {odd_memory}
 </domain>
 "#,
+        vcpus = config.vcpus,
         memory_mib = config.memory_mib,
         kernel = kernel.display(),
         initrd = initrd.display(),
         mac = mac(config.ip),
         console = console_path(name),
     )
+}
+
+/// 8 KiB more memory than libvirt can say.
+///
+/// QEMU before 9.0 loses writes of an emulated guest while it migrates: where it takes the dirty bits of a block of
+/// memory 64 pages at a time, it does not tell the emulated CPU, which goes on writing to those pages unnoticed (mended
+/// by QEMU's commit 03bfc2188f, "Fix migration dirty bitmap coherency with TCG memory access"). A block whose length
+/// is no multiple of 64 pages it goes through page by page, and rightly.
+fn odd_memory(memory_mib: u32) -> String {
+    let kib = u64::from(memory_mib) * 1024 + 8;
+    let bytes = kib * 1024;
+    let args = [
+        "-m".to_owned(),
+        format!("{kib}k"),
+        "-object".to_owned(),
+        format!("memory-backend-ram,id=odd.ram,size={bytes}"),
+        "-machine".to_owned(),
+        "memory-backend=odd.ram".to_owned(),
+    ];
+    let args: String = args.iter().map(|arg| format!("<qemu:arg value='{arg}'/>")).collect();
+    format!("<qemu:commandline>{args}</qemu:commandline>")
 }
 
 /// A line with a socket on the host; libvirt gives channels a path by itself, but not these.

@@ -46,6 +46,8 @@ pub struct GuestConfig {
     pub name: String,
     /// Its address, unique in the lab; 10.78.0.0/16 unless there is a reason.
     pub ip: Ipv4Addr,
+    /// Its virtual CPUs.
+    pub vcpus: u32,
     /// Its memory.
     pub memory_mib: u32,
     /// Whether libvirt knows it by a definition that outlives it.
@@ -71,11 +73,12 @@ pub struct GuestConfig {
 }
 
 impl Default for GuestConfig {
-    /// A transient guest of 256 MiB with the port, without agent and work.
+    /// A transient guest of one CPU and 256 MiB with the port, without agent and work.
     fn default() -> GuestConfig {
         GuestConfig {
             name: "vm1".into(),
             ip: Ipv4Addr::new(10, 78, 0, 1),
+            vcpus: 1,
             memory_mib: 256,
             persistent: false,
             port: true,

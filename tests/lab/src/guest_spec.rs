@@ -48,7 +48,7 @@ pub struct AgentSpec {
 /// A fixed amount of CPU work, over and over, and a web page that costs some.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Workload {
-    /// Iterations per round.
+    /// Iterations per round; 0: nothing but the page.
     pub round_iterations: u64,
     /// Iterations per answered request.
     pub request_iterations: u64,

@@ -9,6 +9,7 @@ use coms_lab::{
     AgentBinaries, AgentConfig, Guest, GuestConfig, Host, HostConfig, Lab, LabConfig, Process, Signal,
 };
 use serde_json::Value;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -116,6 +117,10 @@ pub struct Settings {
     pub notice: String,
     /// Each host's CPU, and its link's rate.
     pub hosts: Vec<(usize, Option<u32>)>,
+    /// Hosts have no CPU of their own: the test says who runs where.
+    pub free_cpus: bool,
+    /// A host of which only so much memory counts.
+    pub memory_mib: Option<(&'static str, u64)>,
     /// Run programs that can be stopped between two steps.
     pub stop_points: bool,
 }
@@ -133,6 +138,8 @@ impl Default for Settings {
             limits: "cooldown_s = 0\nrequests_per_minute = 600".into(),
             notice: String::new(),
             hosts: vec![(0, None), (1, None)],
+            free_cpus: false,
+            memory_mib: None,
             stop_points: false,
         }
     }
@@ -143,7 +150,8 @@ impl Stage {
     pub fn up(settings: Settings) -> Result<Stage> {
         let programs = settings.programs()?;
         let hosts = settings.hosts.iter().zip(HOSTS).map(|((cpu, rate), name)| {
-            let host = HostConfig::new(name).cpu(*cpu);
+            let host = HostConfig::new(name);
+            let host = if settings.free_cpus { host } else { host.cpu(*cpu) };
             rate.map_or(host.clone(), |r| host.rate_mbit(r))
         });
         let lab = Lab::new(LabConfig {
@@ -179,6 +187,9 @@ impl Stage {
                 REGIONS[i],
                 self.host(i).libvirt_uri_remote()
             ));
+            if let Some((_, mib)) = self.settings.memory_mib.filter(|(name, _)| *name == HOSTS[i]) {
+                toml.push_str(&format!("memory_mib = {mib}\n"));
+            }
         }
         toml
     }
@@ -186,6 +197,10 @@ impl Stage {
     pub fn start_broker(&mut self, i: usize) -> Result<()> {
         let host = self.host(i);
         host.write_file("/etc/coms/alias.key", "the pool's secret")?;
+        std::fs::set_permissions(
+            host.path_of("/etc/coms/alias.key"),
+            std::fs::Permissions::from_mode(0o600),
+        )?;
         host.write_file("/etc/coms/broker.toml", self.broker_toml(i))?;
         let process = host.spawn(
             &self.settings.programs()?.broker,
@@ -237,7 +252,8 @@ impl Stage {
     /// Every broker has seen every host for long enough to judge it.
     pub fn wait_for_load(&self) -> Result<()> {
         for i in 0..self.brokers.len() {
-            self.wait("each broker to know each host's load", 20, || {
+            // After a long cut TCP itself takes its time.
+            self.wait("each broker to know each host's load", 90, || {
                 let hosts = self.comsctl(i, &["hosts"])?;
                 let known = |h: &Value| {
                     let broker = h["this_host"] == true || !h["broker"].is_null();

@@ -28,23 +28,25 @@ learn_s = 12
 "#;
 
 /// How long a guest that overloads itself must stay silent.
-const SILENT: Duration = Duration::from_secs(35);
+const SILENT: Duration = Duration::from_secs(20);
 
 fn victim(n: u8) -> GuestConfig {
     GuestConfig {
         name: format!("vm{n}"),
         ip: [10, 78, 0, n].into(),
         memory_mib: 128,
-        // Works all the time, as the neighbours' victims in `make demo` do.
-        workload: Some(Workload { request_iterations: 4_000_000, ..Workload::default() }),
+        // Idle but for the page, so that three of them do not squeeze each other.
+        workload: Some(Workload { round_iterations: 0, request_iterations: 8_000_000 }),
         ..GuestConfig::default()
     }
 }
 
-fn noisy(n: u8) -> GuestConfig {
+/// Its virtual CPUs compete as so many threads for the host's one.
+fn noisy(vcpus: u32) -> GuestConfig {
     GuestConfig {
-        name: format!("noisy{n}"),
-        ip: [10, 78, 1, n].into(),
+        name: "noisy".into(),
+        ip: [10, 78, 1, 1].into(),
+        vcpus,
         memory_mib: 128,
         port: false,
         ..GuestConfig::default()
@@ -104,12 +106,10 @@ fn a_guest_that_overloads_itself_stays_and_says_why() -> Result<()> {
 #[test]
 fn a_guest_squeezed_by_neighbours_asks_and_has_the_evidence() -> Result<()> {
     let stage = Stage::up(Settings::default())?;
-    let neighbours = [stage.lab.boot(noisy(1), HOSTS[0])?, stage.lab.boot(noisy(2), HOSTS[0])?];
+    let neighbour = stage.lab.boot(noisy(4), HOSTS[0])?;
     let guest = stage.boot(0, victim(1), AGENT)?;
     learned(&stage, &guest)?;
-    for neighbour in &neighbours {
-        neighbour.start_hog(1)?;
-    }
+    neighbour.start_hog(4)?;
     stage.wait("the agent to ask", 90, || Ok(!events_named(&guest, "asked")?.is_empty()))?;
     let asked = &events_named(&guest, "asked")?[0];
     let calibration = asked["evidence"]
@@ -123,4 +123,75 @@ fn a_guest_squeezed_by_neighbours_asks_and_has_the_evidence() -> Result<()> {
     assert_eq!(guest.current_host()?.name(), HOSTS[1]);
     assert!(events_named(&guest, "workload_slow_by_itself")?.is_empty());
     stage.finish(&[&guest])
+}
+
+/// The moves that guests asked this host for and that left it, oldest first: from when to when (ms since 1970).
+fn left(stage: &Stage) -> Result<Vec<(String, u64, u64)>> {
+    let records = stage.comsctl(0, &["migrations"])?;
+    let mut moves = Vec::new();
+    for r in records.as_array().into_iter().flatten() {
+        if r["initiator"] == "customer" && r["state"] == "left" {
+            let at = |key: &str| r[key].as_u64().ok_or_else(|| format!("no {key} in {r}"));
+            let name = r["domain"].as_str().unwrap_or_default().to_owned();
+            moves.push((name, at("received_unix_ms")?, at("ended_unix_ms")?));
+        }
+    }
+    moves.sort_by_key(|(_, from, _)| *from);
+    Ok(moves)
+}
+
+#[test]
+fn of_three_that_one_neighbour_squeezes_one_at_a_time_moves_and_the_others_are_measured_again() -> Result<()>
+{
+    let stage = Stage::up(Settings::default())?;
+    let neighbour = stage.lab.boot(noisy(4), HOSTS[0])?;
+    let guests: Vec<Guest> = (1..=3).map(|n| stage.boot(0, victim(n), AGENT)).collect::<Result<_>>()?;
+    for guest in &guests {
+        learned(&stage, guest)?;
+    }
+    neighbour.start_hog(4)?;
+    for guest in &guests {
+        let what = format!("{} to ask", guest.name());
+        stage.wait(&what, 60, || Ok(!events_named(guest, "asked")?.is_empty()))?;
+    }
+    // Still squeezed, the others ask anew: after the first has left, and after they were measured again.
+    stage.wait("two of them to have left", 90, || Ok(left(&stage)?.len() >= 2))?;
+    neighbour.stop_hog()?;
+    stage.wait("the third to be well, and free to ask", 90, || {
+        for guest in &guests {
+            if guest.current_host()?.name() == HOSTS[0] {
+                let status = coms(guest, &["status"])?;
+                return Ok(status["workloads"][0]["state"] == "healthy" && status["backoff_s"].is_null());
+            }
+        }
+        Err("none is left".into())
+    })?;
+    thread::sleep(Duration::from_secs(8));
+
+    let moves = left(&stage)?;
+    let mut first: Option<u64> = None;
+    let mut put_off = 0;
+    for guest in &guests {
+        let (asked, denied) = (events_named(guest, "asked")?, events_named(guest, "denied")?);
+        let moved = moves.iter().filter(|(name, ..)| name == guest.name()).count();
+        println!(
+            "accel=tcg {}: asked {} times, moved {moved} times, denied {denied:?}",
+            guest.name(),
+            asked.len()
+        );
+        assert_eq!(asked.len(), denied.len() + moved, "each request has its answer");
+        assert!(denied.iter().all(|d| d["reason"] == "others-first"), "{denied:?}");
+        put_off += denied.len();
+        assert_eq!(guest.current_host()?.name(), HOSTS[moved], "{} moved {moved} times", guest.name());
+    }
+    assert!(put_off >= 2, "the other two of the first three wait for their turn");
+    assert_eq!(moves.len(), 2, "the noise is gone: the third stays: {moves:?}");
+    for (name, from, to) in moves {
+        if let Some(before) = first.replace(to) {
+            let rest_s = (from as f64 - before as f64) / 1000.0;
+            println!("accel=tcg {name} begins to move {rest_s:.1} s after the one before it has left");
+            assert!(rest_s >= 10.0, "the others are measured again in between");
+        }
+    }
+    stage.finish(&guests.iter().collect::<Vec<_>>())
 }

@@ -112,7 +112,7 @@ fn an_agent_in_python_asks_survives_the_move_and_hears_of_it_once() -> Result<()
     let guest = stage.lab.boot(config, HOSTS[0])?;
 
     // Hello: it knows its place, and the operator knows its name.
-    start(&guest, "migrate --wait --linger 600", "/var/log/there.jsonl")?;
+    start(&guest, "migrate --wait --linger 20", "/var/log/there.jsonl")?;
     stage
         .wait("the client to hear that it was moved", 120, || {
             Ok(guest.sh("cat /var/log/there.jsonl")?.contains("\"completed\""))
@@ -149,7 +149,10 @@ fn an_agent_in_python_asks_survives_the_move_and_hears_of_it_once() -> Result<()
     println!("accel=tcg python there: {completed}");
 
     // Back again, by a new process: another epoch, the same state.
-    kill(&guest)?;
+    stage.wait("the client to end", 60, || {
+        Ok(guest.sh("kill -0 $(cat /run/client.pid) 2>/dev/null && echo lives || echo ended")?.trim()
+            == "ended")
+    })?;
     let words = format!("{PYTHON} {FLAGS} {CLIENT} migrate --wait");
     let argv: Vec<&str> = words.split(' ').collect();
     let out = guest.exec_with(&argv, "", Duration::from_secs(120))?;

@@ -2,14 +2,19 @@
 
 use super::{Finding, fail, ok, under};
 use coms_agent::config::Port;
-use coms_protocol::PORT_NAME;
+use coms_protocol::{LINE_ALIAS, PORT_NAME};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 const CHECK: &str = "port";
-const ADD: &str = "ask the operator to add to the domain: <channel type='unix'><target type='virtio' name='org.coms.agent.0'/></channel>";
+
+fn add() -> String {
+    format!(
+        "ask the operator to add to the domain: <channel type='unix'><target type='virtio' name='{PORT_NAME}'/></channel>"
+    )
+}
 
 pub(super) fn check(root: &Path, port: &Port, daemon: Option<i32>, status: Option<&Value>) -> Vec<Finding> {
     let (device, found) = match port {
@@ -57,7 +62,7 @@ fn virtio(root: &Path, named: Option<&Path>) -> (Option<PathBuf>, Finding) {
     let devices = entries(&under(root, "/sys/bus/virtio/devices"));
     let console = |d: &PathBuf| fs::read_to_string(d.join("device")).is_ok_and(|id| id.trim() == "0x0003");
     if !devices.iter().any(console) {
-        return (None, fail(CHECK, "this VM has no virtio-serial device at all", ADD));
+        return (None, fail(CHECK, "this VM has no virtio-serial device at all", add()));
     }
     if !under(root, "/sys/bus/virtio/drivers/virtio_console").exists() {
         let what = "the VM has a virtio-serial device, but the kernel no driver for it";
@@ -76,7 +81,7 @@ fn virtio(root: &Path, named: Option<&Path>) -> (Option<PathBuf>, Finding) {
     } else {
         format!("the VM's ports are {}, none is {PORT_NAME}", others.join(", ").escape_debug())
     };
-    (None, fail(CHECK, what, ADD))
+    (None, fail(CHECK, what, add()))
 }
 
 /// The kernel's ports: device, name.
@@ -90,7 +95,9 @@ fn names(root: &Path) -> Vec<(String, String)> {
 }
 
 fn serial(root: &Path, path: &Path) -> (Option<PathBuf>, Finding) {
-    let add = "ask the operator for a <serial type='unix'> with <alias name='ua-org-coms-agent-0'/>, and set port.path to its device";
+    let add = format!(
+        "ask the operator for a <serial type='unix'> with <alias name='{LINE_ALIAS}'/>, and set port.path to its device"
+    );
     if !under(root, path).exists() {
         return (None, fail(CHECK, format!("{} of port.path does not exist", path.display()), add));
     }

@@ -224,3 +224,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn one_measurement_that_went_wrong_does_not_make_the_next_one_long() {
+    let mut machine = Machine::learned();
+    let mut longest = Duration::ZERO;
+    for n in 0..200 {
+        machine.passes(1000);
+        let Some(units) = machine.blame.poll(machine.seen.at, false) else { continue };
+        let cost = Duration::from_secs_f64(machine.unit_us * f64::from(units) / 1e6);
+        longest = longest.max(cost);
+        // A clock that stood still meanwhile.
+        let seen_cost = if n % 20 == 0 { Duration::from_micros(3) } else { cost };
+        let m = Measured { before: machine.seen, after: machine.seen, units, cost: Some(seen_cost) };
+        machine.blame.measured(&m, false, true);
+    }
+    assert!(longest.as_secs_f64() * 1e6 < PIECE_US * 8.0, "{longest:?}");
+    let now = machine.blame.figures(machine.seen.at).calibration_us;
+    assert!(now.is_some_and(|us| (2400..2600).contains(&us)), "{now:?}");
+}

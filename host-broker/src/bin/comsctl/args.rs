@@ -12,7 +12,7 @@ pub const SOCKET: &str = "/run/coms/broker.sock";
 #[command(
     name = "comsctl",
     version,
-    after_help = "Examples:\n  comsctl guests                     which VMs take part, and whether their agents answer\n  comsctl hosts                      how busy the hosts are\n  comsctl migrate web-1              move web-1 to the least busy host and wait\n  comsctl show web-1                 its last move in full: who asked, why there, what it took\n  comsctl pause                      no more moves for customers, until `comsctl resume`\n  comsctl doctor                     what is set up wrong on this host, and what mends it\n  comsctl config check               what is wrong or unwise in /etc/coms/broker.toml\n  comsctl migrations --json | jq .   every move, with the reasons for and against each host\n\nExit status: 0 done, 1 refused or failed, 2 wrong usage, 3 the broker cannot be reached."
+    after_help = "Examples:\n  comsctl guests                     which VMs take part, and whether their agents answer\n  comsctl hosts                      how busy the hosts are\n  comsctl migrate web-1              move web-1 to the least busy host and wait\n  comsctl show web-1                 its last move in full: who asked, why there, what it took\n  comsctl reload                     take up a changed /etc/coms/broker.toml\n  comsctl pause                      no more moves for customers, until `comsctl resume`\n  comsctl doctor                     what is set up wrong on this host, and what mends it\n  comsctl config check               what is wrong or unwise in /etc/coms/broker.toml\n  comsctl migrations --json | jq .   every move, with the reasons for and against each host\n\nExit status: 0 done, 1 refused or failed, 2 wrong usage, 3 the broker cannot be reached."
 )]
 pub struct Args {
     /// The broker's socket [default: /run/coms/broker.sock]
@@ -106,6 +106,11 @@ pub enum Command {
     /// Customers may ask for moves again
     #[command(after_help = "Example:\n  comsctl resume")]
     Resume,
+    /// Take up the changed configuration, as `systemctl reload coms-broker` does, and say what came of it
+    #[command(
+        after_help = "Examples:\n  comsctl config check && comsctl reload\n  comsctl reload --json | jq -r .done\n\nMoves under way and guests' links go on. What needs a restart is named. Exit status: 0 taken up, 1 refused (the old one stays)."
+    )]
+    Reload,
     /// Find what is set up wrong on this host and say what mends it; works without the broker too
     #[command(
         after_help = "Examples:\n  sudo comsctl doctor                every check: ok, warn or FAIL, and what mends it\n  comsctl doctor --json | jq '.[] | select(.status != \"ok\")'\n  comsctl doctor --config ./new.toml\n\nExit status: 0 nothing fails (there may be warnings), 1 something does. As another user than root it cannot see everything, and says so."
@@ -124,7 +129,7 @@ pub enum Command {
 pub enum ConfigCommand {
     /// Say what is wrong with a configuration, and what is legal but unwise; needs no broker
     #[command(
-        after_help = "Examples:\n  comsctl config check               /etc/coms/broker.toml\n  comsctl config check ./new.toml && cp new.toml /etc/coms/broker.toml && systemctl reload coms-broker\n\nExit status: 0 usable (there may be warnings), 1 not."
+        after_help = "Examples:\n  comsctl config check               /etc/coms/broker.toml\n  comsctl config check ./new.toml && cp new.toml /etc/coms/broker.toml && comsctl reload\n\nExit status: 0 usable (there may be warnings), 1 not."
     )]
     Check {
         /// The file

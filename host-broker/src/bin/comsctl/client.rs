@@ -21,7 +21,9 @@ impl Broker {
     pub fn connect(socket: &Path) -> Result<Self, Failure> {
         let unreachable = |e: std::io::Error| {
             let hint = match e.kind() {
-                ErrorKind::PermissionDenied => "run it as root or as a member of the socket's group",
+                ErrorKind::PermissionDenied => {
+                    "the socket's directory lets only root through; systemctl restart coms-broker makes it anew"
+                }
                 ErrorKind::ConnectionRefused => {
                     "a broker that was killed left this socket; systemctl restart coms-broker"
                 }

@@ -12,10 +12,7 @@ pub fn check(json: bool, file: &Path) -> Result<ExitCode, Failure> {
             let unwise = config.unwise();
             let value = json!({ "file": file, "usable": true, "unwise": unwise });
             print(json, &value, |_| {
-                let mut out: String = unwise
-                    .iter()
-                    .map(|u| format!("warn  {}: {}; usual: {}\n", u.key, u.leads_to, u.better))
-                    .collect();
+                let mut out: String = unwise.iter().map(|u| format!("warn  {u}\n")).collect();
                 out.push_str(&format!("{}: usable\n", file.display()));
                 out
             })

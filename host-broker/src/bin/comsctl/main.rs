@@ -101,6 +101,7 @@ fn run(args: &Args) -> Result<ExitCode, Failure> {
             done(json, connect()?.ask(&Request::Pause { let_finish: *let_finish })?)
         }
         Command::Resume => done(json, connect()?.ask(&Request::Resume)?),
+        Command::Reload => done(json, connect()?.ask(&Request::Reload)?),
         Command::Doctor { config } => doctor::doctor(json, config, args.socket.as_deref()),
         Command::Config(ConfigCommand::Check { file }) => config_check::check(json, file),
     }

@@ -1,5 +1,6 @@
 //! What people read.
 
+use super::doctor::CLOCK_NOISE_MS;
 use coms_broker::control::{GuestView, HostView};
 use coms_broker::records::{MoveRecord, WaitsFor};
 
@@ -19,9 +20,6 @@ pub fn table_of_guests(guests: &[GuestView]) -> String {
     table(["VM", "TAKES PART", "STATE", "AGENT", "MOVING", "LAST MOVED"], rows)
 }
 
-/// A mark is a few seconds old when it is read.
-const CLOCK_NOISE_MS: i64 = 3000;
-
 pub fn table_of_hosts(hosts: &[HostView]) -> String {
     let rows = hosts.iter().map(|h| {
         let load = h.load_per_cpu.map_or("-".into(), |l| format!("{:.0} %", l * 100.0));
@@ -36,7 +34,7 @@ pub fn table_of_hosts(hosts: &[HostView]) -> String {
             (None, false) => "no".into(),
         };
         let broker = if h.broker.is_some() { "runs" } else { "-" };
-        let clock = h.clock_ahead_ms.filter(|ms| ms.abs() > CLOCK_NOISE_MS);
+        let clock = h.clock_ahead_ms.filter(|ms| ms.unsigned_abs() > CLOCK_NOISE_MS);
         let clock =
             clock.map_or(String::new(), |ms| format!(" (its clock is {:+.0} s off)", ms as f64 / 1000.0));
         [

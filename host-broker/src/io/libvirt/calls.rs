@@ -304,6 +304,12 @@ impl Connection {
         Ok(())
     }
 
+    pub(super) fn suspend(&self, uuid: Uuid) -> Result<(), HvError> {
+        const OP: &str = "suspend";
+        self.lookup(OP, uuid)?.suspend().map_err(self.failed(OP))?;
+        Ok(())
+    }
+
     pub(super) fn can_run(&self, needs: &Needs) -> Result<(), HvError> {
         const OP: &str = "ask for capabilities";
         // libvirt takes an absent value for "your default", which would answer another question.

@@ -158,6 +158,11 @@ impl Libvirt {
         self.inner.changes.call("resume", move |c| c.resume(uuid)).await
     }
 
+    /// Stops a domain's CPUs: one that runs elsewhere, too.
+    pub async fn suspend(&self, uuid: Uuid) -> Result<(), HvError> {
+        self.inner.changes.call("suspend", move |c| c.suspend(uuid)).await
+    }
+
     /// Leaves this broker's sign of life where the other hosts' brokers see it.
     pub async fn set_mark(&self, mark: Mark) -> Result<(), HvError> {
         self.inner.queries.call("leave a mark", move |c| c.set_mark(&mark)).await

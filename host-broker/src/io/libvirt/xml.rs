@@ -1,14 +1,11 @@
 //! The few facts the broker takes from libvirt's XML.
 
 use crate::hypervisor::{Mark, Needs};
+use coms_protocol::{LINE_ALIAS, PORT_NAME};
 use roxmltree::{Document, Node};
 use std::path::PathBuf;
 use uuid::Uuid;
 
-/// The virtio-serial port that guest and host talk over.
-const PORT: &str = "org.coms.agent.0";
-/// The alias by which a serial line or console stands in for it. libvirt wants `ua-` in front, and no dots.
-const LINE_ALIAS: &str = "ua-org-coms-agent-0";
 /// Where the broker's ticket lives in a domain's metadata, and where the schedule of random moves does.
 pub(super) const TICKET_NAMESPACE: &str = crate::ticket::NAMESPACE;
 pub(super) const SCHEDULE_NAMESPACE: &str = crate::schedule::NAMESPACE;
@@ -42,7 +39,7 @@ pub(super) fn facts(xml: &str) -> Result<Facts, roxmltree::Error> {
     };
     let has_alias = |n: &Node| child(*n, "alias").and_then(|a| a.attribute("name")) == Some(LINE_ALIAS);
     let channel = unix("channel")
-        .filter(|n| child(*n, "target").and_then(|t| t.attribute("name")) == Some(PORT))
+        .filter(|n| child(*n, "target").and_then(|t| t.attribute("name")) == Some(PORT_NAME))
         .find_map(bound)
         // A guest without virtio-serial: any line of that alias. The virtio port goes first; it hangs up.
         .or_else(|| unix("serial").chain(unix("console")).filter(has_alias).find_map(bound));

@@ -14,10 +14,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 
-/// As many descriptors as this process may have.
+/// A listener and a link for each of 10,000 guests, and a few.
+const DESCRIPTORS: u64 = 32_768;
+
+/// As many descriptors as are needed; raising the hard limit needs root, which the bench has.
 pub fn allow_descriptors() -> Result<()> {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    Ok(setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?)
+    let enough = maximum.map(|m| m.max(DESCRIPTORS));
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: enough, maximum: enough })?)
 }
 
 /// Says when all of them listen; then, for each line of its input, how many pings were answered so far.
@@ -31,7 +35,15 @@ pub fn run(dir: &Path, count: usize, pings: usize) -> Result<()> {
             let listener = UnixListener::bind(dir.join(number.to_string()))?;
             let answered = answered.clone();
             tokio::task::spawn_local(async move {
-                while let Ok((stream, _)) = listener.accept().await {
+                loop {
+                    let stream = match listener.accept().await {
+                        Ok((stream, _)) => stream,
+                        Err(e) => {
+                            // Whoever waits for this guest would wait for ever.
+                            eprintln!("coms-bench: guest {number}: accept: {e}");
+                            std::process::exit(1);
+                        }
+                    };
                     let epoch = Epoch(1 + number as u64);
                     let _ = talk(stream, epoch, begun, pings, &answered).await;
                 }

@@ -1,7 +1,7 @@
 //! Two hosts and a guest that always moves, used for one row after the other.
 
 use super::check;
-use super::moment::Who;
+use super::moment::{Moment, Who};
 use super::report::Line;
 use super::row::{Expect, Initiator, Limits, Row};
 use super::strike::{self, Ends};
@@ -14,6 +14,18 @@ use std::time::{Duration, Instant};
 const LINK_MBIT: u32 = 400;
 const PATTERN_MIB: u32 = 16;
 const PATTERN_MIB_S: u32 = 4;
+/// Something to measure again after a move (step 11), and no reason to ask for one.
+const AGENT: &str = r#"
+[asking]
+settle_s = 1
+check_s = 3
+
+[[workload]]
+name = "door"
+probe = { command = ["/bin/true"] }
+interval_ms = 500
+window_s = 5
+"#;
 /// What a program in the flow may take to reach the row's moment.
 const MOMENT_S: u64 = 60;
 
@@ -25,6 +37,8 @@ pub struct Arena {
     pub boot_id: String,
     /// The QEMU processes from before the move.
     pub qemus_before: Vec<u32>,
+    /// How long each broker's log was before the move.
+    pub logs_before: [usize; 2],
     limits: Limits,
 }
 
@@ -47,7 +61,7 @@ impl Arena {
         })?;
         let guest = boot(&stage)?;
         let boot_id = boot_id(&guest)?;
-        Ok(Arena { stage, guest, boot_id, qemus_before: Vec::new(), limits: "" })
+        Ok(Arena { stage, guest, boot_id, qemus_before: Vec::new(), logs_before: [0; 2], limits: "" })
     }
 
     /// Runs a row to its end. An error is the harness's own or a wait that was in vain; the arena is spent then.
@@ -58,7 +72,7 @@ impl Arena {
         if let Err(e) = self.play(row, &mut got, &mut wrong) {
             wrong.push(format!("{e}"));
         }
-        Line { row: *row, got, wrong, seconds: start.elapsed().as_secs_f64(), lost_before: None }
+        Line { row: *row, got, wrong, seconds: start.elapsed().as_secs_f64() }
     }
 
     fn play(&mut self, row: &Row, got: &mut String, wrong: &mut Vec<String>) -> Result<()> {
@@ -68,6 +82,7 @@ impl Arena {
         let ends = Ends { from, to: 1 - from };
         self.qemus_before = self.guest.qemu_pids()?;
         let heard_before = crate::events(&self.guest)?.len();
+        self.logs_before = [self.log(0)?.len(), self.log(1)?.len()];
         if row.dirty_mib_s > 0 {
             self.guest.start_dirtying(24, row.dirty_mib_s)?;
         }
@@ -75,11 +90,13 @@ impl Arena {
         let asked = match row.at.who {
             None => {
                 strike::strike(self, ends, row.fault)?;
+                strike::strike(self, ends, row.also)?;
                 if !row.fault.lasts() {
                     strike::mend(self, ends, row.fault)?;
+                    strike::mend(self, ends, row.also)?;
                     self.ready()?;
                 }
-                self.ask(row.initiator, ends)?
+                self.ask(row.initiator, row.at, ends)?
             }
             Some(who) => self.ask_and_strike(row, who, ends)?,
         };
@@ -96,12 +113,14 @@ impl Arena {
         if row.expect == Expect::Dies {
             return self.bury();
         }
-        // What is whole again moves again.
+        // What is whole again moves again, and need not be slow.
         self.ready()?;
+        self.link_mbit(None)?;
         let (status, answer) = coms_within(&self.guest, &["migrate", "--wait"], Duration::from_secs(90))?;
         if status != 0 {
             wrong.push(format!("the next move: {answer}"));
         }
+        self.link_mbit(Some(LINK_MBIT))?;
         wrong.extend(check::rule(self, row, &check::again(self, &seen)?)?);
         Ok(())
     }
@@ -112,7 +131,14 @@ impl Arena {
             let limits = limits_with(row.limits);
             self.stage.reconfigure(|s| s.limits = limits)?;
         }
-        self.ready()
+        self.ready()?;
+        if row.measures() {
+            // The last row's move may still be measured, and would be told first.
+            self.stage.wait("the agent to have measured", 30, || {
+                Ok(coms(&self.guest, &["status"])?["measuring_effect"] == false)
+            })?;
+        }
+        Ok(())
     }
 
     /// Everybody is there and knows everybody.
@@ -126,11 +152,29 @@ impl Arena {
         self.stage.wait_for_agent(&self.guest)
     }
 
-    fn ask(&self, initiator: Initiator, ends: Ends) -> Result<Asked> {
+    fn saved_request(&self) -> Result<Option<u64>> {
+        fn id(value: &Value) -> Option<u64> {
+            let fields = value.as_object()?;
+            let here = fields.get("request").and_then(|r| r["id"].as_u64());
+            here.or_else(|| fields.values().find_map(id))
+        }
+        let state: Value = serde_json::from_str(&self.guest.sh("cat /var/lib/coms/agent.json")?)?;
+        match id(&state["life"]) {
+            None => Err(format!("no request was saved: {}", state["life"]).into()),
+            found => Ok(found),
+        }
+    }
+
+    fn ask(&self, initiator: Initiator, at: Moment, ends: Ends) -> Result<Asked> {
         match initiator {
             Initiator::Customer => {
-                let said = coms(&self.guest, &["migrate"])?;
-                Ok(Asked { request: said["request"].as_u64(), migration: None })
+                let request = match coms(&self.guest, &["migrate"]) {
+                    Ok(said) => said["request"].as_u64(),
+                    // The agent stands still between saving it and saying so.
+                    Err(_) if at.who == Some(Who::Agent) => self.saved_request()?,
+                    Err(e) => return Err(e),
+                };
+                Ok(Asked { request, migration: None })
             }
             Initiator::Operator => {
                 let args = ["migrate", self.guest.name(), "--no-wait"];
@@ -154,10 +198,11 @@ impl Arena {
         let asked = match (row.initiator, who) {
             // comsctl hears nothing while its broker stands still: ask aside.
             (Initiator::Operator, Who::SourceBroker) => self.order_aside(ends)?,
-            (Initiator::Operator | Initiator::Customer, _) => self.ask(row.initiator, ends)?,
+            (Initiator::Operator | Initiator::Customer, _) => self.ask(row.initiator, row.at, ends)?,
         };
         let pid = self.stopped(who, ends)?;
         strike::strike(self, ends, row.fault)?;
+        strike::strike(self, ends, row.also)?;
         match (who, pid) {
             (Who::Agent, _) => {
                 self.guest.sh("kill -CONT $(pidof coms-agent) || true")?;
@@ -171,6 +216,7 @@ impl Arena {
         if !row.fault.lasts() {
             strike::mend(self, ends, row.fault)?;
         }
+        strike::mend(self, ends, row.also)?;
         Ok(asked)
     }
 
@@ -223,6 +269,15 @@ impl Arena {
         Ok(())
     }
 
+    fn link_mbit(&self, rate: Option<u32>) -> Result<()> {
+        (0..2).try_for_each(|i| Ok(self.stage.host(i).set_rate_mbit(rate)?))
+    }
+
+    /// What the broker of a host has logged.
+    pub fn log(&self, i: usize) -> Result<String> {
+        Ok(std::fs::read_to_string(self.stage.host(i).log_dir().join("coms-broker.log"))?)
+    }
+
     /// Ends after all rows.
     pub fn finish(self) -> Result<()> {
         self.stage.finish(&[&self.guest])
@@ -242,7 +297,7 @@ fn limits_with(more: &str) -> String {
 
 fn boot(stage: &Stage) -> Result<Guest> {
     let config = GuestConfig { persistent: true, memory_mib: 160, ..GuestConfig::default() };
-    let guest = stage.boot(0, config, "")?;
+    let guest = stage.boot(0, config, AGENT)?;
     guest.start_pattern(PATTERN_MIB, PATTERN_MIB_S)?;
     stage.wait("the pattern to be written", 30, || Ok(guest.sh("test -e /run/coms-lab-pattern").is_ok()))?;
     Ok(guest)

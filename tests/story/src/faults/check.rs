@@ -19,6 +19,8 @@ pub struct Seen {
     pub ends: Ends,
     /// Final events about this move, as the guest's log has them.
     pub finals: Vec<String>,
+    /// How often the guest heard whether the move helped.
+    effects: usize,
     /// The guest heard that a move of the operator's was to begin.
     noticed: bool,
     request: Option<u64>,
@@ -49,6 +51,7 @@ pub fn settle(arena: &Arena, ends: Ends, row: &Row, asked: &Asked, heard_before:
             host: None,
             ends,
             finals: Vec::new(),
+            effects: 0,
             noticed: false,
             request,
             heard_before,
@@ -122,6 +125,12 @@ fn unsettled(
         Initiator::Operator if told.is_empty() && *host == ends.to => {
             Ok(Some("the guest has moved and was not told".into()))
         }
+        Initiator::Customer | Initiator::Operator
+            if row.measures()
+                && effects_of(&heard[heard_before.min(heard.len())..], asked.request, row.initiator) == 0 =>
+        {
+            Ok(Some("the guest was not told whether it helped".into()))
+        }
         Initiator::Customer | Initiator::Operator => Ok(None),
     }
 }
@@ -137,7 +146,8 @@ fn open_record(arena: &Arena, i: usize) -> Result<Option<Value>> {
 /// The hosts on which it runs, by asking every libvirtd.
 fn running_on(arena: &Arena) -> Result<Vec<usize>> {
     let mut on = Vec::new();
-    for i in 0..2 {
+    // One that is down on purpose cannot be asked; what it held is looked for among the processes.
+    for i in (0..2).filter(|i| arena.stage.host(*i).libvirtd_pid().is_some()) {
         let running = arena.stage.host(i).virsh(&["list", "--uuid", "--state-running"])?;
         if running.lines().any(|uuid| uuid.trim() == arena.guest.uuid()) {
             on.push(i);
@@ -146,11 +156,19 @@ fn running_on(arena: &Arena) -> Result<Vec<usize>> {
     Ok(on)
 }
 
-fn told_of(heard: &[Value], request: Option<u64>, initiator: Initiator) -> Vec<String> {
-    let about = |e: &&Value| match initiator {
+fn is_about(e: &Value, request: Option<u64>, initiator: Initiator) -> bool {
+    match initiator {
         Initiator::Customer => request.is_some() && e["request"].as_u64() == request,
         Initiator::Operator => e["request"].is_null(),
-    };
+    }
+}
+
+fn effects_of(heard: &[Value], request: Option<u64>, initiator: Initiator) -> usize {
+    heard.iter().filter(|e| e["event"] == "effect" && is_about(e, request, initiator)).count()
+}
+
+fn told_of(heard: &[Value], request: Option<u64>, initiator: Initiator) -> Vec<String> {
+    let about = |e: &&Value| is_about(e, request, initiator);
     let last_word = |e: &&Value| FINALS.iter().any(|name| e["event"] == *name);
     let words = |e: &Value| {
         let event = e["event"].as_str().unwrap_or_default();
@@ -172,8 +190,9 @@ fn look(
     let heard = &heard[heard_before.min(heard.len())..];
     let noticed = heard.iter().any(|e| e["event"] == "notice" && e["request"].is_null());
     let finals = told_of(heard, request, initiator);
+    let effects = effects_of(heard, request, initiator);
     let host = running_on(arena)?.first().copied();
-    Ok(Seen { host, ends, finals, noticed, request, heard_before, initiator })
+    Ok(Seen { host, ends, finals, effects, noticed, request, heard_before, initiator })
 }
 
 /// The same once more, after the guest has moved again: what was told of the row's move must not have changed.
@@ -228,6 +247,9 @@ pub fn rule(arena: &Arena, row: &Row, seen: &Seen) -> Result<Vec<String>> {
     }
     if boot_id(&arena.guest)? != arena.boot_id {
         wrong.push("it was booted anew".into());
+    }
+    if row.measures() && seen.effects != 1 {
+        wrong.push(format!("heard {} times whether it helped", seen.effects));
     }
     let heard = seen.finals.len();
     let must_have_heard = seen.initiator == Initiator::Customer || seen.noticed;

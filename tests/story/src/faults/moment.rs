@@ -72,4 +72,6 @@ pub const DELIVERED: Moment =
     Moment::of("10", "acknowledged", DestinationBroker, &["event Link", "Delivered(Completed("]);
 pub const CLEARING: Moment =
     Moment::of("10", "before the ticket goes", DestinationBroker, &["action ClearTicket"]);
+pub const MEASURED: Moment =
+    Moment::of("11", "agent has measured again", Agent, &["action Tell", "event: \"effect\""]);
 pub const CLEARED: Moment = Moment::of("10", "ticket removed", DestinationBroker, &["event TicketCleared"]);

@@ -22,7 +22,7 @@ pub enum End {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// Nothing: the move itself.
-    None,
+    Nothing,
     /// kill -9; started again a second later.
     KillBroker(End),
     /// kill -9; started again when the guest runs at the destination (or after 20 s).
@@ -42,10 +42,24 @@ pub enum Fault {
     /// The source's libvirtd is killed in switch-over, while the destination's hangs. The latter goes on when the
     /// broker has had time to judge what it sees.
     LeavePausedCopy,
+    /// The source's libvirtd is killed when the destination runs the guest and before it has heard so. The copy left
+    /// behind is removed as the alarm says, when it has been raised.
+    LeavePausedCopyOfRunning,
+    /// The destination has finished and runs the guest, and its libvirtd dies before the source's has heard so: libvirt
+    /// lets the guest run on at the source, too. The copy that the broker then suspends is removed as its alarm says.
+    LoseFinish,
     /// The network between the hosts is cut for so many seconds.
     Cut { seconds: u64 },
     /// The destination's QEMU gets no memory for the guest, until the row ends.
     FullDestination,
+    /// The operator leaves the destination too little memory for the guest (`memory_mib`), until the row ends.
+    LittleMemory,
+    /// The destination's operator has a hook that refuses every guest, until the row ends.
+    HookRefuses,
+    /// The destination's libvirtd is dead, until the row ends; the source's broker has had time to see that.
+    DestinationDown,
+    /// The operator lists another guest, until the row ends.
+    NotEnabled,
     /// No broker runs at the destination, until the row ends; the source's has had time to see that.
     NoBroker,
     /// The agent stands still until the host raises an alarm because of it.
@@ -81,6 +95,8 @@ pub struct Row {
     pub initiator: Initiator,
     pub at: Moment,
     pub fault: Fault,
+    /// A second one at the same moment.
+    pub also: Fault,
     pub expect: Expect,
     /// Lines of `[limits]`.
     pub limits: Limits,
@@ -93,18 +109,30 @@ pub struct Row {
 impl Fault {
     /// Lasts until the move is over.
     pub fn lasts(self) -> bool {
-        matches!(self, Fault::FullDestination | Fault::NoBroker)
+        matches!(
+            self,
+            Fault::FullDestination
+                | Fault::LittleMemory
+                | Fault::HookRefuses
+                | Fault::DestinationDown
+                | Fault::NotEnabled
+                | Fault::NoBroker
+        )
     }
 }
 
 impl Row {
     pub const fn new(initiator: Initiator, at: Moment, fault: Fault, expect: Expect) -> Row {
-        Row { initiator, at, fault, expect, limits: "", dirty_mib_s: 0, sample: false }
+        Row { initiator, at, fault, also: Fault::Nothing, expect, limits: "", dirty_mib_s: 0, sample: false }
     }
 
     /// Run by `make test` too.
     pub const fn sampled(self) -> Row {
         Row { sample: true, ..self }
+    }
+
+    pub const fn and(self, also: Fault) -> Row {
+        Row { also, ..self }
     }
 
     pub const fn limits(self, limits: Limits) -> Row {
@@ -121,6 +149,18 @@ impl Row {
             Initiator::Customer => "customer",
             Initiator::Operator => "operator",
         };
-        format!("{who} | {} {} | {:?}", self.at.step, self.at.name, self.fault)
+        format!("{who} | {} {} | {}", self.at.step, self.at.name, self.faults())
+    }
+
+    pub fn faults(&self) -> String {
+        if self.also == Fault::Nothing {
+            return format!("{:?}", self.fault);
+        }
+        format!("{:?} + {:?}", self.fault, self.also)
+    }
+
+    /// The move's effect is part of what must be heard.
+    pub fn measures(&self) -> bool {
+        self.at.step == "11"
     }
 }

@@ -4,6 +4,7 @@ use super::arena::Arena;
 use super::row::{End, Fault};
 use crate::{HOSTS, Result, coms, wait};
 use coms_lab::Signal;
+use serde_json::Value;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -31,7 +32,7 @@ impl Ends {
 /// Does it. What stood still still does.
 pub fn strike(arena: &mut Arena, ends: Ends, fault: Fault) -> Result<()> {
     match fault {
-        Fault::None => Ok(()),
+        Fault::Nothing => Ok(()),
         Fault::KillBroker(end) | Fault::KillBrokerUntilArrived(end) => {
             arena.stage.stop_broker(ends.of(end), Signal::KILL)
         }
@@ -60,8 +61,11 @@ pub fn strike(arena: &mut Arena, ends: Ends, fault: Fault) -> Result<()> {
         Fault::LeavePausedCopy => {
             hang_libvirtd(arena, ends.to, true)?;
             wait_for_switch_over(arena, ends)?;
+            std::thread::sleep(ASKED_TO_FINISH);
             Ok(arena.stage.host(ends.from).stop_libvirtd(Signal::KILL)?)
         }
+        Fault::LeavePausedCopyOfRunning => leave_paused_copy_of_running(arena, ends),
+        Fault::LoseFinish => lose_finish(arena, ends),
         Fault::Cut { .. } => Ok(arena.stage.host(ends.to).set_link(false)?),
         Fault::AbortByVirsh => wait("virsh to abort the job", 20, || {
             // Not quite there yet, it is refused.
@@ -71,6 +75,26 @@ pub fn strike(arena: &mut Arena, ends: Ends, fault: Fault) -> Result<()> {
         // The broker must run to hear of it.
         Fault::CancelByOperator => Ok(()),
         Fault::FullDestination => limit_memory(arena, ends.to, "524288000"),
+        Fault::LittleMemory => {
+            let name = HOSTS[ends.to];
+            // The guest has 160 MiB, and 64 stay free.
+            arena.stage.reconfigure(|s| s.memory_mib = Some((name, 200)))
+        }
+        Fault::HookRefuses => hook(
+            arena,
+            ends.to,
+            "[ \"$2\" != migrate ] || { echo 'qemu+tcp://hostbeta/system says no' >&2; exit 1; }",
+        ),
+        Fault::DestinationDown => {
+            arena.stage.host(ends.to).stop_libvirtd(Signal::KILL)?;
+            wait("the source to see that the destination is down", 30, || {
+                Ok(arena.stage.comsctl(ends.from, &["hosts"])?[1]["answers"] == false)
+            })
+        }
+        Fault::NotEnabled => {
+            arena.stage.reconfigure(|s| s.enabled = "[\"another\"]".into())?;
+            arena.stage.wait_for_agent(&arena.guest)
+        }
         Fault::NoBroker => {
             arena.stage.stop_broker(ends.to, Signal::KILL)?;
             wait("the source to see that the destination has no broker", 40, || {
@@ -84,7 +108,7 @@ pub fn strike(arena: &mut Arena, ends: Ends, fault: Fault) -> Result<()> {
 /// Makes it whole again. By now everybody else goes on.
 pub fn mend(arena: &mut Arena, ends: Ends, fault: Fault) -> Result<()> {
     match fault {
-        Fault::None
+        Fault::Nothing
         | Fault::KillAgent
         | Fault::KillDestinationQemu
         | Fault::KillDestinationQemuBeforeFinish
@@ -102,6 +126,23 @@ pub fn mend(arena: &mut Arena, ends: Ends, fault: Fault) -> Result<()> {
             }
         }
         Fault::FullDestination => limit_memory(arena, ends.to, "unlimited"),
+        Fault::LittleMemory => {
+            let kept = kept(arena, ends, |r| r["considered"][0]["verdict"] == "too-little-memory");
+            arena.stage.reconfigure(|s| s.memory_mib = None)?;
+            kept
+        }
+        Fault::HookRefuses => {
+            // libvirt's words are the operator's, not the guest's (searched for in all that was sent).
+            let kept = kept(arena, ends, |r| r["detail"].as_str().is_some_and(|d| d.contains("says no")));
+            hook(arena, ends.to, "exit 0")?;
+            kept
+        }
+        Fault::DestinationDown => {
+            let kept = kept(arena, ends, |r| r["considered"][0]["verdict"] == "no-answer");
+            arena.stage.host(ends.to).start_libvirtd()?;
+            kept
+        }
+        Fault::NotEnabled => arena.stage.reconfigure(|s| s.enabled = "[\"*\"]".into()),
         Fault::NoBroker => arena.stage.start_broker(ends.to),
         Fault::SilentAgent => {
             let alarmed = wait_for_alarm(arena, ends.to, "agent");
@@ -135,12 +176,23 @@ pub fn mend(arena: &mut Arena, ends: Ends, fault: Fault) -> Result<()> {
                 state => Err(format!("with the destination silent, the copy here is {state}").into()),
             }
         }
+        Fault::LeavePausedCopyOfRunning => {
+            arena.stage.host(ends.from).start_libvirtd()?;
+            remove_paused_copy(arena, ends, "remove this copy with virsh destroy")
+        }
+        Fault::LoseFinish => {
+            remove_paused_copy(arena, ends, "suspended here; remove this copy with virsh destroy")
+        }
         Fault::Cut { seconds } => {
             std::thread::sleep(Duration::from_secs(seconds));
             Ok(arena.stage.host(ends.to).set_link(true)?)
         }
     }
 }
+
+/// After the switch-over: by then the source's libvirtd has asked the destination to finish. Killed earlier, it resumes
+/// its guest when it is back, and nothing is left.
+const ASKED_TO_FINISH: Duration = Duration::from_secs(1);
 
 /// The process that began last holds the copy at the destination.
 fn kill_destination_qemu(arena: &Arena) -> Result<()> {
@@ -152,22 +204,93 @@ fn kill_destination_qemu(arena: &Arena) -> Result<()> {
     }
 }
 
-/// What QEMU inherits from its libvirtd: room for libvirtd itself, and none for a guest.
+/// What QEMU inherits from its libvirtd: room for libvirtd itself, and none for a guest. Only the soft limit: not every
+/// root may raise the hard one again.
 fn limit_memory(arena: &Arena, i: usize, bytes: &str) -> Result<()> {
     let pid = arena.stage.host(i).libvirtd_pid().ok_or("no libvirtd to limit")?;
     let status =
-        Command::new("prlimit").args(["--pid", &pid.to_string(), &format!("--data={bytes}")]).status()?;
+        Command::new("prlimit").args(["--pid", &pid.to_string(), &format!("--data={bytes}:")]).status()?;
     if status.success() { Ok(()) } else { Err(format!("prlimit of libvirtd: {status}").into()) }
+}
+
+/// The source's operator finds the reason in the last move's record.
+fn kept(arena: &Arena, ends: Ends, why: impl Fn(&Value) -> bool) -> Result<()> {
+    let all = arena.stage.comsctl(ends.from, &["migrations"])?;
+    match all.as_array().and_then(|all| all.last()) {
+        Some(last) if why(last) => Ok(()),
+        last => Err(format!("its record does not say why: {last:?}").into()),
+    }
+}
+
+/// libvirt's hook, which it looks for when it starts.
+fn hook(arena: &Arena, i: usize, line: &str) -> Result<()> {
+    let host = arena.stage.host(i);
+    host.write_program("/etc/libvirt/hooks/qemu", format!("#!/bin/sh\n{line}\n"))?;
+    host.stop_libvirtd(Signal::TERM)?;
+    host.start_libvirtd()?;
+    // What the others saw before is older than that; the next sign of life may take as long.
+    std::thread::sleep(Duration::from_secs(4));
+    arena.stage.wait_for_load()
 }
 
 /// `comsctl doctor` and the log say so.
 fn wait_for_alarm(arena: &Arena, i: usize, about: &str) -> Result<()> {
     wait(&format!("an alarm about the {about} on {}", HOSTS[i]), 90, || {
         let (_, findings, _) = arena.stage.comsctl_raw(i, &["doctor"])?;
-        let log = std::fs::read_to_string(arena.stage.host(i).log_dir().join("coms-broker.log"))?;
-        let logged = log.lines().any(|l| l.contains("alarm=true") && l.contains(about));
+        let log = arena.log(i)?;
+        let logged = log[arena.logs_before[i].min(log.len())..]
+            .lines()
+            .any(|l| l.contains("alarm=true") && l.contains(about));
         Ok(logged && findings.contains("alarm") && findings.contains(about))
     })
+}
+
+/// The destination has finished and runs it; the source's libvirtd, which waits for that news, never hears it.
+fn leave_paused_copy_of_running(arena: &Arena, ends: Ends) -> Result<()> {
+    hang_libvirtd(arena, ends.to, true)?;
+    wait_for_switch_over(arena, ends)?;
+    std::thread::sleep(ASKED_TO_FINISH);
+    hang_libvirtd(arena, ends.from, true)?;
+    hang_libvirtd(arena, ends.to, false)?;
+    let runs = wait_until_it_runs_there(arena, ends);
+    arena.stage.host(ends.from).stop_libvirtd(Signal::KILL)?;
+    runs
+}
+
+fn wait_until_it_runs_there(arena: &Arena, ends: Ends) -> Result<()> {
+    wait("the destination to run the guest", 30, || {
+        let running = arena.stage.host(ends.to).virsh(&["list", "--uuid", "--state-running"])?;
+        Ok(running.contains(arena.guest.uuid()))
+    })
+}
+
+/// The destination's answer meets a cut network; when that is whole again, nobody is there to say it again.
+fn lose_finish(arena: &Arena, ends: Ends) -> Result<()> {
+    let destination = arena.stage.host(ends.to);
+    hang_libvirtd(arena, ends.to, true)?;
+    wait_for_switch_over(arena, ends)?;
+    std::thread::sleep(ASKED_TO_FINISH);
+    destination.set_link(false)?;
+    hang_libvirtd(arena, ends.to, false)?;
+    let runs = wait_until_it_runs_there(arena, ends);
+    destination.stop_libvirtd(Signal::KILL)?;
+    destination.set_link(true)?;
+    destination.start_libvirtd()?;
+    runs
+}
+
+/// The alarm is raised, nothing was resumed by guess, and what the alarm says is done.
+fn remove_paused_copy(arena: &Arena, ends: Ends, alarm: &str) -> Result<()> {
+    let (source, name) = (arena.stage.host(ends.from), arena.guest.name());
+    wait_for_alarm(arena, ends.from, alarm)?;
+    // Long enough for the hosts to have been asked again.
+    std::thread::sleep(Duration::from_secs(7));
+    let state = source.virsh(&["domstate", name])?;
+    if !state.contains("paused") {
+        return Err(format!("the destination runs it, and the copy here is {state}").into());
+    }
+    source.virsh(&["destroy", name])?;
+    Ok(source.virsh(&["undefine", name]).map(drop)?)
 }
 
 fn hang_libvirtd(arena: &Arena, i: usize, hang: bool) -> Result<()> {

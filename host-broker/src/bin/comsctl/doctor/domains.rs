@@ -1,6 +1,7 @@
 //! The domains of this host as libvirt shows them, with or without the port; read-only.
 
 use super::Finding;
+use coms_protocol::{LINE_ALIAS, PORT_NAME};
 use roxmltree::Document;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -65,7 +66,7 @@ fn port(xml: &str) -> Port {
         };
         let bound = node.attribute("type") == Some("unix") && child("source", "mode") != "connect";
         let name = child("target", "name");
-        if name == "org.coms.agent.0" || child("alias", "name") == "ua-org-coms-agent-0" {
+        if name == PORT_NAME || child("alias", "name") == LINE_ALIAS {
             if bound {
                 return Port::Ours;
             }
@@ -94,12 +95,14 @@ mod tests {
                 "<domain><devices><channel type='{kind}'><target type='virtio' name='{name}'/></channel></devices></domain>"
             )
         };
-        let serial = "<domain><devices><serial type='unix'><source mode='bind' path='/s'/>\
-                      <alias name='ua-org-coms-agent-0'/></serial></devices></domain>";
+        let serial = format!(
+            "<domain><devices><serial type='unix'><source mode='bind' path='/s'/>\
+             <alias name='{LINE_ALIAS}'/></serial></devices></domain>"
+        );
         for (xml, expected) in [
-            (channel("unix", "org.coms.agent.0"), Port::Ours),
-            (serial.to_owned(), Port::Ours),
-            (channel("pty", "org.coms.agent.0"), Port::OtherKind),
+            (channel("unix", PORT_NAME), Port::Ours),
+            (serial, Port::Ours),
+            (channel("pty", PORT_NAME), Port::OtherKind),
             (channel("unix", "org.coms.0"), Port::Misnamed("org.coms.0".into())),
             (channel("unix", "org.qemu.guest_agent.0"), Port::None),
             ("<domain/>".to_owned(), Port::None),

@@ -1,6 +1,7 @@
 //! `comsctl doctor`: what is set up wrong on this host, and what mends it. Works without the broker too: what only
 //! the broker knows is left out then, and that it does not answer is a finding itself.
 
+mod access;
 mod domains;
 mod files;
 mod running;
@@ -10,7 +11,9 @@ use super::client::Broker;
 use super::tables::clean;
 use super::{Failure, print};
 use coms_broker::config::Config;
-use coms_broker::control::{Reply, Request};
+use coms_broker::control::{GuestView, Reply, Request};
+use coms_broker::io::peer::GROUPS;
+pub use running::CLOCK_NOISE_MS;
 use serde::Serialize;
 use std::path::Path;
 use std::process::ExitCode;
@@ -55,8 +58,10 @@ pub fn doctor(json: bool, file: &Path, socket: Option<&Path>) -> Result<ExitCode
     let config = config.ok();
     let default = Path::new(super::args::SOCKET);
     let socket = socket.or(config.as_ref().map(|c| c.socket.as_path())).unwrap_or(default);
-    let guests_of_broker = ask_the_broker(socket, &mut found);
+    let guests_of_broker = ask_the_broker(socket, file, &mut found);
     if let Some(config) = &config {
+        found.extend(access::socket_open(socket));
+        found.push(access::groups(&config.access, Path::new(GROUPS)));
         found.extend(files::state_directory(&config.state));
         found.push(files::alias_key(config));
         found.extend(setup::certificates(config, Path::new(setup::PKI)));
@@ -78,7 +83,7 @@ pub fn doctor(json: bool, file: &Path, socket: Option<&Path>) -> Result<ExitCode
 }
 
 /// What only the broker knows. Its guests, where it answers.
-fn ask_the_broker(socket: &Path, found: &mut Vec<Finding>) -> Option<Vec<coms_broker::control::GuestView>> {
+fn ask_the_broker(socket: &Path, file: &Path, found: &mut Vec<Finding>) -> Option<Vec<GuestView>> {
     let mut broker = match Broker::connect(socket) {
         Ok(broker) => broker,
         Err(Failure { text, .. }) => {
@@ -88,6 +93,10 @@ fn ask_the_broker(socket: &Path, found: &mut Vec<Finding>) -> Option<Vec<coms_br
     };
     let standing = match broker.ask(&Request::Standing) {
         Ok(Reply::Standing { standing }) => standing,
+        Ok(Reply::Refused { text }) => {
+            found.push(running::not_for_this_user(socket, &text));
+            return None;
+        }
         Ok(_) => {
             found.push(running::other_version(socket));
             return None;
@@ -99,6 +108,7 @@ fn ask_the_broker(socket: &Path, found: &mut Vec<Finding>) -> Option<Vec<coms_br
     };
     found.push(Finding::ok("broker", format!("answers at {}", socket.display())));
     found.extend(running::standing(&standing));
+    found.extend(running::changed(file, &standing));
     if let Ok(Reply::Hosts { hosts }) = broker.ask(&Request::Hosts) {
         found.extend(running::hosts(&hosts));
     }

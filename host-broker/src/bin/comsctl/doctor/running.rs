@@ -3,9 +3,10 @@
 use super::Finding;
 use coms_broker::control::{GuestView, HostView, StandingView};
 use std::path::Path;
+use std::time::{Duration, UNIX_EPOCH};
 
-/// A clock's distance is known to some seconds only.
-const CLOCK_NOISE_MS: u64 = 3_000;
+/// A clock's distance is known to some seconds only: the mark that tells it is that old when it is read.
+pub const CLOCK_NOISE_MS: u64 = 3_000;
 /// Tickets age by the wall clock, and leave a minute for clocks that differ.
 const CLOCK_WRONG_MS: u64 = 30_000;
 
@@ -22,6 +23,23 @@ pub fn no_broker(socket: &Path, why: &str) -> Finding {
 pub fn other_version(socket: &Path) -> Finding {
     let detail = format!("what answers at {} is not understood", socket.display());
     Finding::fail("broker", detail, "systemctl restart coms-broker after an upgrade")
+}
+
+/// `why` says which group is needed and how to get into it.
+pub fn not_for_this_user(socket: &Path, why: &str) -> Finding {
+    let detail = format!("answers at {}, and tells this user nothing", socket.display());
+    Finding::fail("broker", detail, why)
+}
+
+/// The file was written after the broker had read it.
+pub fn changed(file: &Path, s: &StandingView) -> Option<Finding> {
+    let read = Duration::from_millis(s.config_read_unix_ms?);
+    let written = file.metadata().ok()?.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
+    // It is read a moment before the broker's first look at the clock.
+    (written > read + Duration::from_secs(1)).then(|| {
+        let detail = format!("{} was changed after the broker read it", file.display());
+        Finding::warn("config taken up", detail, "comsctl reload")
+    })
 }
 
 pub fn standing(s: &StandingView) -> Vec<Finding> {
@@ -175,13 +193,26 @@ mod tests {
             since_unix_ms: 0,
             text: "a paused copy".into(),
         };
-        let found = standing(&StandingView { paused: true, libvirt: false, alarms: vec![alarm] });
+        let found = standing(&StandingView { paused: true, alarms: vec![alarm], ..StandingView::default() });
         let expected =
             [("broker's libvirt", Status::Fail), ("paused", Status::Warn), ("alarm", Status::Fail)];
         assert_eq!(statuses(&found), expected);
         assert!(found[2].detail.starts_with("web-1: a paused copy"), "{found:?}");
-        let calm = StandingView { paused: false, libvirt: true, alarms: Vec::new() };
+        let calm = StandingView { libvirt: true, ..StandingView::default() };
         assert_eq!(statuses(&standing(&calm)), [("alarms", Status::Ok)]);
+    }
+
+    #[test]
+    fn a_file_changed_after_it_was_read_warns() {
+        let file = std::env::temp_dir().join(format!("coms-doctor-changed-{}", std::process::id()));
+        std::fs::write(&file, "").unwrap();
+        let now = std::time::SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+        let read = |ms| StandingView { config_read_unix_ms: ms, ..StandingView::default() };
+        assert_eq!(changed(&file, &read(Some(now))), None);
+        assert_eq!(changed(&file, &read(None)), None, "a broker that does not say");
+        let found = changed(&file, &read(Some(now - 60_000))).unwrap();
+        assert_eq!((found.check, found.status), ("config taken up", Status::Warn));
+        std::fs::remove_file(&file).unwrap();
     }
 
     #[test]
@@ -208,7 +239,7 @@ mod tests {
         assert!(no_broker(&socket, "x").remedy.contains("systemctl start"));
         drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
         let mut found = Vec::new();
-        assert!(super::super::ask_the_broker(&socket, &mut found).is_none());
+        assert!(super::super::ask_the_broker(&socket, Path::new("/none"), &mut found).is_none());
         assert_eq!(statuses(&found), [("broker", Status::Fail)]);
         assert!(found[0].detail.contains("killed left this socket"), "{found:?}");
         assert!(found[0].remedy.contains("restart"), "{found:?}");

@@ -4,6 +4,7 @@ use super::Finding;
 use super::domains::{Port, Seen};
 use coms_broker::config::{Config, ConfigError, GuestPattern};
 use coms_broker::control::GuestView;
+use coms_protocol::PORT_NAME;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::path::Path;
@@ -12,8 +13,6 @@ use std::path::Path;
 pub const PKI: &str = "/etc/pki";
 /// As libvirt names them, the client's and the authority's.
 const TLS_FILES: [&str; 3] = ["CA/cacert.pem", "libvirt/clientcert.pem", "libvirt/private/clientkey.pem"];
-
-const PORT_XML: &str = "<channel type='unix'><target type='virtio' name='org.coms.agent.0'/></channel>";
 
 pub fn config(file: &Path, loaded: &Result<Config, ConfigError>) -> Vec<Finding> {
     const CHECK: &str = "configuration";
@@ -32,7 +31,7 @@ pub fn config(file: &Path, loaded: &Result<Config, ConfigError>) -> Vec<Finding>
                 }
                 ConfigError::Read { .. } => "sudo comsctl doctor; it must be a readable file",
                 ConfigError::Syntax { .. } | ConfigError::Value { .. } => {
-                    "correct it, comsctl config check, systemctl restart coms-broker"
+                    "correct it: comsctl config check; then comsctl reload, or systemctl start coms-broker if it does not run"
                 }
             };
             vec![Finding::fail(CHECK, e.to_string(), remedy)]
@@ -91,14 +90,14 @@ pub fn ports(config: &Config, domains: &[Seen]) -> Vec<Finding> {
         }
     }
     for d in domains.iter().filter(|d| config.is_enabled(d.uuid, &d.name)) {
-        let add =
-            format!("virsh edit {}: add {PORT_XML} to <devices>, then shut it down and start it", d.name);
+        let port = format!("<channel type='unix'><target type='virtio' name='{PORT_NAME}'/></channel>");
+        let add = format!("virsh edit {}: add {port} to <devices>, then shut it down and start it", d.name);
         found.push(match &d.port {
             Port::Ours => Finding::ok("port", format!("{}: has it", d.name)),
             Port::Misnamed(name) => Finding::fail(
                 "port",
                 format!("{}: its channel is called `{name}`", d.name),
-                format!("virsh edit {}: call it org.coms.agent.0, then shut it down and start it", d.name),
+                format!("virsh edit {}: call it {PORT_NAME}, then shut it down and start it", d.name),
             ),
             Port::OtherKind => Finding::fail(
                 "port",

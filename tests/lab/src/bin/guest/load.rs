@@ -36,6 +36,11 @@ pub(crate) fn work() -> Outcome {
             let _ = answer(stream, workload.request_iterations);
         }
     });
+    if workload.round_iterations == 0 {
+        loop {
+            thread::park();
+        }
+    }
     let mut log = fs::OpenOptions::new().create(true).append(true).open(ROUNDS_PATH)?;
     let begin = Instant::now();
     loop {

@@ -1,12 +1,15 @@
 //! Everything that the lab runs inside a guest, one program by its first argument.
 //!
 //! As PID 1 it sets the machine up and then only reaps; it runs itself again for the work:
-//! `serve` (exec over TCP, the agent), `echo` (UDP), `work`, `hog`, `dirty` and `pattern`.
+//! `serve` (exec over TCP, the agent), `echo` (UDP), `work`, `hog`, `dirty` and `pattern`,
+//! `nonsense` and `ask` (over the agent's port, in a guest without one).
 
 mod exec;
+mod hostile;
 mod init;
 mod load;
 mod pattern;
+mod port;
 mod services;
 
 use std::process::ExitCode;
@@ -39,9 +42,12 @@ fn dispatch(words: &[&str]) -> Outcome {
         [what @ ("hog" | "dirty" | "pattern"), "stop"] => load::stop(what),
         ["hog", "run", threads] => load::hog(threads.parse()?),
         ["dirty", "run", mib, mib_s] => load::dirty(mib.parse()?, mib_s.parse()?),
+        ["nonsense", kind, ms] => hostile::nonsense(kind, ms.parse()?),
+        ["ask", ms] => hostile::ask(ms.parse()?),
         ["calibrate"] => load::calibrate(),
         _ => Err("unknown; known are: serve, echo, work, calibrate, hog start THREADS, hog stop, \
-                  dirty start MIB MIB_S, dirty stop, pattern start MIB MIB_S, pattern verify, pattern stop"
+                  dirty start MIB MIB_S, dirty stop, pattern start MIB MIB_S, pattern verify, pattern stop, \
+                  nonsense KIND MS, ask MS"
             .into()),
     }
 }

@@ -1,0 +1,60 @@
+//! One task per host of the pool that looks at it every few seconds. A changed configuration starts and ends only
+//! those that it changes.
+
+use super::libvirt::Libvirt;
+use crate::config::Config;
+use crate::event::Event;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+
+/// How often each host is looked at.
+const SAMPLE_EVERY: Duration = Duration::from_secs(2);
+
+pub struct Samplers {
+    libvirt: Libvirt,
+    tx: mpsc::Sender<Event>,
+    /// By the host's name and, for another host, its URI.
+    running: BTreeMap<(String, Option<String>), AbortHandle>,
+}
+
+impl Samplers {
+    pub fn new(libvirt: Libvirt, tx: mpsc::Sender<Event>) -> Self {
+        Self { libvirt, tx, running: BTreeMap::new() }
+    }
+
+    /// These hosts are looked at from now on, and no others.
+    pub fn set(&mut self, config: &Config) {
+        let peers = config.peers.iter().map(|p| (p.name.clone(), Some(p.libvirt.clone())));
+        let wanted: Vec<_> = std::iter::once((config.me.name.clone(), None)).chain(peers).collect();
+        self.running.retain(|host, task| {
+            let stays = wanted.contains(host);
+            if !stays {
+                task.abort();
+            }
+            stays
+        });
+        for (name, uri) in wanted {
+            let (libvirt, tx) = (&self.libvirt, &self.tx);
+            self.running.entry((name.clone(), uri.clone())).or_insert_with(|| {
+                tokio::spawn(sample(libvirt.clone(), name, uri, tx.clone())).abort_handle()
+            });
+        }
+    }
+}
+
+async fn sample(libvirt: Libvirt, host: String, remote: Option<String>, tx: mpsc::Sender<Event>) {
+    let mut every = tokio::time::interval(SAMPLE_EVERY);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        let result = match &remote {
+            Some(uri) => libvirt.sample(uri).await,
+            None => libvirt.local_sample().await,
+        };
+        if tx.send(Event::Sampled { host: host.clone(), result }).await.is_err() {
+            return;
+        }
+    }
+}
