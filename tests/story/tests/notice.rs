@@ -80,8 +80,10 @@ fn an_operators_move_is_announced_held_as_long_as_policy_allows_and_never_by_the
     let told = completed(&stage, &guest, &id, 1)?;
     assert_eq!(told["initiator"], "operator", "{told}");
     let waited = waited_ms(&stage.record(0, &id)?).ok_or("it was not announced")?;
-    println!("held to the end: announced for {waited} ms of at most 5 + 6 s (accel=tcg)");
-    assert!((6000..=13_000).contains(&waited), "{waited} ms");
+    println!(
+        "held to the end: announced for {waited} ms of 3 s notice, by its wish, and 6 s hold, by policy (accel=tcg)"
+    );
+    assert!((9000..=13_000).contains(&waited), "{waited} ms");
     let notice = told_of(&guest, "notice", &id)?;
     assert_eq!(notice.len(), 1, "{notice:?}");
     assert_eq!(notice[0]["reason"], "maintenance", "{notice:?}");
@@ -159,7 +161,7 @@ fn a_foreign_move_is_told_at_its_source_and_always_on_arrival() -> Result<()> {
     arrived(&stage, &guest, 1, 1)?;
     assert_eq!(foreign(&guest, "notice")?, 1, "{:?}", events(&guest)?);
     let told = events_named(&guest, "completed")?.remove(0);
-    assert!(told["request"].is_null() && told["figures"]["downtime_ms"].is_u64(), "{told}");
+    assert!(told["request"].is_null() && told["downtime_ms"].is_u64(), "{told}");
     println!(
         "foreign, both brokers: from {} to {}, told {} ms after (accel=tcg)",
         told["from"], told["to"], told["told_after_ms"]
