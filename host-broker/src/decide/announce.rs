@@ -27,7 +27,7 @@ use uuid::Uuid;
 
 /// Who may hold hears of the move this long before it begins, even without a wish for notice: to be able to.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
-/// An agent is back this soon after its broker was restarted, to say again what holds.
+/// An agent is back this soon after its broker was restarted or greeted it again, to say again what holds.
 const AGENT_BACK: Duration = Duration::from_secs(5);
 /// Each is written to disk: that many are granted for one move.
 const POSTPONES: u32 = 16;
@@ -204,6 +204,16 @@ impl Broker {
             wait.held_by = None;
             self.waits(now, uuid, WaitsFor::Notice);
         }
+    }
+
+    /// The guest is greeted again, so its hold ends like at any new peer: its agent, still there, says it again. The
+    /// longest hold stays what it was.
+    pub(super) fn leave_time_to_hold_again(&mut self, now: Now, uuid: Uuid) {
+        let Some(wait) = self.guests.get_mut(&uuid).and_then(Guest::wait_mut) else { return };
+        let Some(held_until) = wait.held_until else { return };
+        let limit = wait.earliest + wait.hold;
+        wait.earliest = wait.earliest.max(held_until.min(now.mono + AGENT_BACK));
+        wait.hold = limit.saturating_sub(wait.earliest);
     }
 
     pub(super) fn ready(&mut self, now: Now, uuid: Uuid, ready: Ready) {

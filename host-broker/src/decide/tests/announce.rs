@@ -22,7 +22,7 @@ pub(super) fn order(w: &mut World, expedite: bool, notice_s: Option<u32>) -> Vec
     w.event(Event::Control { caller: crate::event::Caller(1), request })
 }
 
-fn attends(notice_ms: u32, hold_ms: u32) -> World {
+pub(super) fn attends(notice_ms: u32, hold_ms: u32) -> World {
     let mut w = World::source();
     say(&mut w, Attend { notice_ms, hold_ms });
     w
@@ -33,7 +33,7 @@ fn surveyed(actions: &[Action]) -> bool {
 }
 
 /// Second by second, until it begins; how long that took.
-fn begins_after(w: &mut World, at_most_s: u64) -> Option<u64> {
+pub(super) fn begins_after(w: &mut World, at_most_s: u64) -> Option<u64> {
     for s in 0..=at_most_s {
         if surveyed(&w.event(Event::Tick)) {
             return Some(s);
@@ -43,14 +43,14 @@ fn begins_after(w: &mut World, at_most_s: u64) -> Option<u64> {
     None
 }
 
-fn announced(actions: &[Action]) -> (Terms, Notice) {
+pub(super) fn announced(actions: &[Action]) -> (Terms, Notice) {
     match told(actions)[..] {
         [.., HostToGuest::Terms(terms), HostToGuest::Notice(notice)] => (terms, notice),
         _ => panic!("not announced: {actions:?}"),
     }
 }
 
-fn verdict(actions: &[Action]) -> Verdict {
+pub(super) fn verdict(actions: &[Action]) -> Verdict {
     let found = told(actions).into_iter().find_map(|m| match m {
         HostToGuest::Verdict(v) => Some(v),
         _ => None,
@@ -58,7 +58,7 @@ fn verdict(actions: &[Action]) -> Verdict {
     found.unwrap_or_else(|| panic!("no verdict: {actions:?}"))
 }
 
-fn hold(migration: MigrationId, for_ms: u32) -> Hold {
+pub(super) fn hold(migration: MigrationId, for_ms: u32) -> Hold {
     Hold { migration, for_ms, cause: Cause::App, holders: 2 }
 }
 
