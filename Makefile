@@ -17,7 +17,7 @@ help:
 	@echo "make test        every test, on real libvirt hosts and guests (needs root; < 20 min)"
 	@echo "make bench       measures what is promised, into target/bench (needs root; about 40 min on a quiet machine)"
 	@echo "make test-quick  the tests that need no root and no VM"
-	@echo "make test-faults every row of the fault table, not yet part of make test (needs root; about 30 min)"
+	@echo "make test-faults every row of the fault table, of which make test plays a sample (needs root; about 30 min)"
 	@echo "make lint        rustfmt and clippy"
 	@echo "make build       the programs, into target/release"
 	@echo "make man         the manual pages, into target/man (man -l target/man/comsctl.8)"

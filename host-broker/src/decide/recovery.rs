@@ -146,7 +146,8 @@ impl Broker {
                 *suspended = true;
                 self.out.push(Action::Suspend { uuid });
                 let text = format!(
-                    "{migration}: {destination} runs the VM, and libvirt let it run on here, too: suspended here;                      remove this copy with virsh destroy, and its definition with virsh undefine"
+                    "{migration}: {destination} runs the VM, and libvirt let it run on here, too: suspended here; \
+                     remove this copy with virsh destroy, and its definition with virsh undefine"
                 );
                 self.raise(now, Kind::LeftPaused, Some(uuid), text);
             }

@@ -70,7 +70,7 @@ impl Broker {
         };
         let scheduled = reason == NoticeReason::Schedule;
         let wish = Wish {
-            wants_relief: suffers && !request.wishes.avoid_this_host,
+            wants_relief: suffers,
             wishes: request.wishes,
             ..Wish::of(if scheduled { Initiator::Schedule } else { Initiator::Customer }, reason)
         };
@@ -325,7 +325,7 @@ impl Broker {
             region: plan.wishes.region.as_ref().map(|r| r.as_str().to_owned()),
             only: plan.only.clone(),
             relief: load_here
-                .filter(|_| plan.wants_relief)
+                .filter(|_| plan.wants_relief && !plan.wishes.avoid_this_host)
                 .map(|here| (here, self.config.limits.min_load_gain)),
         };
         let decision = match plan.initiator {

@@ -346,6 +346,8 @@ fn a_vm_that_libvirt_lets_run_twice_is_suspended_at_the_source() {
     let actions = w.event(Event::Elsewhere { uuid: VM, answers: vec![("h2".into(), Elsewhere::Runs)] });
     assert!(find(&actions, |a| matches!(a, Action::Suspend { .. })).is_some(), "{actions:?}");
     assert_eq!(alarms(&w), 1);
+    let raised = w.broker.standing_view().alarms[0].text.clone();
+    assert!(raised.contains("suspended here; remove this copy with virsh destroy"), "{raised}");
     w.pass(6);
     let suspended = domain(DomainState::Paused { migration: false });
     let actions = w.look(suspended.clone());
@@ -505,7 +507,8 @@ fn complain(w: &mut World, id: u64) -> Vec<Action> {
         id: RequestId(id),
         reason: RequestReason::WorkloadSlow,
         evidence: List::default(),
-        wishes: Wishes::default(),
+        // As the shipped agent asks.
+        wishes: Wishes { avoid_this_host: true, ..Wishes::default() },
     };
     w.event(Event::Link { uuid: VM, event: LinkEvent::Said(GuestToHost::Request(request)) })
 }

@@ -39,8 +39,8 @@ pub enum Fault {
     KillDestinationQemu,
     /// The destination's libvirtd does not get to say the last word: its QEMU is killed before Finish.
     KillDestinationQemuBeforeFinish,
-    /// The source's libvirtd is killed in switch-over, while the destination's hangs. The latter goes on when the
-    /// broker has had time to judge what it sees.
+    /// Both libvirtds are killed at the end of the switch-over, before the destination has been told to finish. Its own is
+    /// started again when the source's broker has had time to judge what it sees.
     LeavePausedCopy,
     /// The source's libvirtd is killed when the destination runs the guest and before it has heard so. The copy left
     /// behind is removed as the alarm says, when it has been raised.

@@ -135,7 +135,7 @@ pub fn rows() -> Vec<Row> {
         row(Customer, COPYING, KillLibvirtd(Destination), LIBVIRT_DECIDES),
         row(Operator, COPYING, KillLibvirtd(Source), LIBVIRT_DECIDES),
         row(Operator, COPYING, KillLibvirtd(Destination), LIBVIRT_DECIDES),
-        row(Customer, COPYING, LoseFinish, Moves),
+        row(Customer, ARRIVED, LoseFinish, Moves),
         // The destination's QEMU.
         row(
             Customer,
