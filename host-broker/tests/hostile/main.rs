@@ -150,8 +150,9 @@ fn two_hundred_hostile_guests_cost_little_memory_few_lines_of_log_and_their_port
     let mut guests = met(ends.collect(), 5000);
     let slowest = began.elapsed();
     println!("all {HOSTILE} ports work again {slowest:?} after their floods");
-    // Thirty times what it takes on a quiet machine; behind a flood that was heard to its end it would be minutes.
-    assert!(slowest < Duration::from_secs(20), "{slowest:?}");
+    // What a socket holds (208 KiB), at a guest's own income (8 KiB a second), is 26 s when all 200 flooded at once and
+    // nothing was to spare; behind a flood that was heard to its end it would be minutes.
+    assert!(slowest < Duration::from_secs(45), "{slowest:?}");
     for guest in &mut guests {
         guest.ask();
     }
