@@ -91,7 +91,7 @@ pub enum Event {
         uuid: Uuid,
         answers: Vec<(String, Elsewhere)>,
     },
-    /// The paused copy was told to run (answer to `Resume`).
+    /// The copy here was told to run, or to stop (answer to `Resume` and `Suspend`).
     Resumed {
         uuid: Uuid,
         result: Result<(), HvError>,

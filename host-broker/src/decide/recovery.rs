@@ -199,7 +199,7 @@ impl Broker {
 
     pub(super) fn resumed(&mut self, uuid: Uuid, result: Result<(), HvError>) {
         if let Err(e) = result {
-            self.log(Level::Warn, Some(uuid), format!("the paused copy cannot be resumed: {e}"));
+            self.log(Level::Warn, Some(uuid), format!("the copy here is left as it is: {e}"));
         }
         self.out.push(Action::Look { uuid });
     }
