@@ -6,6 +6,7 @@ use crate::state::State;
 use coms_protocol::GuestToHost;
 use coms_protocol::guest_to_host::GuestHello;
 use serde_json::{Map, Value};
+use std::time::Duration;
 
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,6 +30,21 @@ pub enum Action {
     },
     /// From now on this client hears every [`Action::Tell`].
     Watch(ClientId),
+    /// From now on this client hears what [`Audience::Apps`] hears.
+    Inform(ClientId),
+    /// Run a command aside; how it went comes as [`Event::Ran`](crate::event::Event::Ran).
+    Run {
+        /// Its number.
+        run: u64,
+        /// Its name. Of one name one runs at a time.
+        name: String,
+        /// Program and arguments, no shell.
+        argv: Vec<String>,
+        /// What runs longer is killed, with its children.
+        timeout: Duration,
+        /// What it gets, as a hook does.
+        line: Map<String, Value>,
+    },
     /// These are the workloads from now on.
     Measure(Vec<Workload>),
     /// Who may come in, what runs at events and how long the log may be is so from now on.
@@ -62,4 +78,6 @@ pub enum Audience {
     Everybody,
     /// Only who watches: too frequent for a log.
     Watchers,
+    /// Registered applications.
+    Apps,
 }

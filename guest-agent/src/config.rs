@@ -1,14 +1,19 @@
 //! `/etc/coms/agent.toml`: as typed ([`raw`]), then as checked (here). The rest of the agent sees only what
 //! was checked, so it need not ask again.
 
+mod asked;
 mod check;
 mod hook;
+mod random;
 mod raw;
 mod target;
 
+pub use asked::Asked;
 pub(crate) use check::technique;
 pub use hook::{EVENTS, Hook};
+pub use random::{RandomMoves, between, gap_law, seconds};
 
+use crate::calendar::Calendar;
 use coms_protocol::types::{Metric, Technique, Text};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -40,6 +45,14 @@ pub struct Config {
     pub workloads: Vec<Workload>,
     /// What runs when something happens.
     pub hooks: Vec<Hook>,
+    /// Be told of a move so long before it begins, also when nobody here asks for it.
+    pub least_notice: Duration,
+    /// Commands that are asked about moves.
+    pub asked: Vec<Asked>,
+    /// Moves at random times.
+    pub random: Option<RandomMoves>,
+    /// When moves are welcome.
+    pub windows: Calendar,
 }
 
 /// Who may do what at the socket: groups by name or number. Root may do everything.

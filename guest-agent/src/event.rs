@@ -1,9 +1,12 @@
 //! Every way the world wakes the agent.
 
-use crate::config::Config;
+use crate::calendar::Windows;
+use crate::config::{Config, RandomMoves};
 use coms_protocol::Guest;
 use coms_protocol::session::EventOf;
+use coms_protocol::types::MigrationId;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use std::time::Duration;
 
 /// One thing that happened.
@@ -38,8 +41,23 @@ pub enum Event {
     },
     /// The customer wants the configuration read again: the new one, or why there is none.
     Reloaded(Result<Box<Config>, String>),
+    /// A command that [`Action::Run`](crate::action::Action::Run) began ended.
+    Ran(Ran),
     /// The moment that [`Agent::next_timeout`](crate::decide::Agent::next_timeout) named has come.
     Timer,
+}
+
+/// How a command went.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ran {
+    /// Which run.
+    pub run: u64,
+    /// The command's name.
+    pub name: String,
+    /// Absent: it was killed, or could not be started.
+    pub exit_code: Option<i32>,
+    /// Exit code, signal, error and how long it took, as they are told.
+    pub how: Map<String, Value>,
 }
 
 /// A fixed piece of work was done, between two looks at what the kernel counts.
@@ -112,16 +130,61 @@ pub enum Command {
     Cancel(Cancel),
     /// Numbered round trips through both daemons.
     Ping(Ping),
+    /// An application wants to be asked about moves, for as long as it keeps its connection.
+    Register(Register),
+    /// A registered application does not object to the announced move.
+    Ready(Ready),
+    /// It does, for now.
+    Hold(Hold),
+    /// The announced move should begin later.
+    Postpone(Postpone),
+    /// The announced move should not take place.
+    Veto(Veto),
+    /// Which hosts are there?
+    Hosts,
+    /// When moves are welcome.
+    Window(Window),
+    /// Play a migration to applications and hooks.
+    Simulate(Simulate),
+    /// Moves at random times.
+    Random(Random),
 }
 
 impl Command {
     /// Whether it needs more than looking. A ping does: it takes the link's and the host's time.
     pub fn changes(&self) -> bool {
         match self {
-            Command::Status | Command::History | Command::Watch => false,
-            Command::Migrate(_) | Command::Ping(_) | Command::Cancel(_) => true,
+            Command::Status | Command::History | Command::Watch | Command::Window(Window::Show) => false,
+            // Who may look may be asked, too: what an application can hold up, its limits and the operator bound.
+            Command::Register(_) | Command::Ready(_) | Command::Hold(_) => false,
+            Command::Random(Random::Status { .. }) => false,
+            Command::Random(Random::Start(_) | Random::Stop) => true,
+            Command::Migrate(_)
+            | Command::Ping(_)
+            | Command::Cancel(_)
+            | Command::Postpone(_)
+            | Command::Veto(_)
+            | Command::Hosts
+            | Command::Window(_)
+            | Command::Simulate(_) => true,
         }
     }
+}
+
+/// Moves at random times.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "what", rename_all = "kebab-case")]
+pub enum Random {
+    /// From now on.
+    Start(RandomMoves),
+    /// Not any more.
+    Stop,
+    /// How they stand.
+    Status {
+        /// Reckon the chance of staying longer than each of these, in seconds.
+        #[serde(default)]
+        stays_s: Vec<u32>,
+    },
 }
 
 /// The customer's own request.
@@ -138,14 +201,113 @@ pub struct Migrate {
     pub max_downtime_ms: Option<u32>,
     /// Techniques never to use, by name.
     pub never: Vec<String>,
+    /// Not now but at this time, as people write it.
+    pub at: Option<String>,
+    /// Any time within so many seconds, asked for again where the host says no.
+    pub within_s: Option<u32>,
+    /// Any time before that one, likewise.
+    pub before: Option<String>,
+    /// Whatever the windows say.
+    pub outside_windows: bool,
     /// Watch from now on, as with [`Command::Watch`].
     pub watch: bool,
+}
+
+/// Looks at the windows, or changes them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case")]
+pub enum Window {
+    /// Looks.
+    Show,
+    /// These, in place of the configuration's.
+    Set(Windows),
+    /// The configuration's again.
+    Reset,
+    /// Moves are welcome for a while, whatever the windows say.
+    Open {
+        /// For so long.
+        for_s: u32,
+    },
+    /// They are not.
+    Close {
+        /// For so long.
+        for_s: u32,
+    },
 }
 
 /// Calls the outstanding request off.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Cancel {
+    /// Not the outstanding request but this scheduled move.
+    pub scheduled: Option<u64>,
+    /// Watch from now on, as with [`Command::Watch`].
+    pub watch: bool,
+}
+
+/// An application wants to be asked.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Register {
+    /// Its name, as status and events show it.
+    pub name: String,
+    /// The notice that it wants: as long as it may take to answer.
+    #[serde(default)]
+    pub notice_s: u32,
+    /// The longest that it may hold a move, beyond that.
+    #[serde(default)]
+    pub hold_s: u32,
+}
+
+/// It does not object.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Ready {
+    /// To which; absent: to the one that is announced.
+    pub migration: Option<MigrationId>,
+}
+
+/// It does, for now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hold {
+    /// To which; absent: to the one that is announced.
+    #[serde(default)]
+    pub migration: Option<MigrationId>,
+    /// From now on. A later hold replaces an earlier one, ready ends it.
+    pub for_s: u32,
+}
+
+/// The announced move should begin later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Postpone {
+    /// Which.
+    pub migration: MigrationId,
+    /// Not before this many seconds from now.
+    pub for_s: u32,
+}
+
+/// The announced move should not take place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Veto {
+    /// Which.
+    pub migration: MigrationId,
+}
+
+/// A migration that only applications and hooks see.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Simulate {
+    /// The notice; absent: as long as is wanted here.
+    pub notice_s: Option<u32>,
+    /// The longest hold; absent: as long as is wanted here.
+    pub hold_s: Option<u32>,
+    /// As if the operator overrode everything: no waiting.
+    pub expedited: bool,
+    /// completed, failed or cancelled; absent: completed.
+    pub outcome: Option<String>,
     /// Watch from now on, as with [`Command::Watch`].
     pub watch: bool,
 }

@@ -18,6 +18,7 @@
 //! Never here: a decision in `io`, a clock or a file in `decide`, an acknowledgement before its message is saved.
 
 pub mod action;
+pub mod calendar;
 pub mod config;
 pub mod decide;
 pub mod event;

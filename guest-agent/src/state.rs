@@ -3,9 +3,13 @@
 //! Times are wall clock (milliseconds since 1970); a monotonic clock would not survive a reboot. Nobody trusts
 //! them further than the configured waiting times allow.
 
+use crate::calendar::Windows;
 use crate::decide::blame::Usual;
 use crate::decide::effect::{Check, Effect};
+use crate::decide::random::Wanted;
 use crate::decide::request::Life;
+use crate::decide::schedule::Scheduled;
+use crate::decide::windows::Override;
 use coms_protocol::types::{
     Encryption, Figures, Initiator, Metric, MigrationId, Place, RequestId, RequestReason, Technique,
 };
@@ -54,6 +58,21 @@ pub struct State {
     /// What is usual for this machine.
     #[serde(default)]
     pub usual: Option<Usual>,
+    /// What is wanted of random moves.
+    #[serde(default)]
+    pub random: Wanted,
+    /// Where the guest was last.
+    #[serde(default)]
+    pub place: Option<Place>,
+    /// Moves wanted at a time.
+    #[serde(default)]
+    pub schedules: Vec<Scheduled>,
+    /// What `coms window set` said; none: the configuration counts.
+    #[serde(default)]
+    pub windows: Option<Windows>,
+    /// What `coms window open` or `close` said.
+    #[serde(default)]
+    pub window_override: Option<Override>,
 }
 
 /// An ended migration.
@@ -201,6 +220,11 @@ impl State {
             baselines: BTreeMap::new(),
             check: None,
             usual: None,
+            random: Wanted::default(),
+            place: None,
+            schedules: Vec::new(),
+            windows: None,
+            window_override: None,
         }
     }
 

@@ -18,6 +18,15 @@ fn said(broker: &Broker) -> String {
     let word = |m: &GuestToHost| match m {
         GuestToHost::Request(_) => 'r',
         GuestToHost::Cancel(_) => 'c',
+        GuestToHost::Attend(_)
+        | GuestToHost::Ready(_)
+        | GuestToHost::Hold(_)
+        | GuestToHost::Postpone(_)
+        | GuestToHost::Veto(_)
+        | GuestToHost::HostsQuery(_)
+        | GuestToHost::RandomStart(_)
+        | GuestToHost::RandomStop(_)
+        | GuestToHost::RandomQuery(_) => 'o',
         GuestToHost::Ping(_) | GuestToHost::TimeQuery(_) => ' ',
     };
     broker.heard.iter().map(word).filter(|c| *c != ' ').collect()

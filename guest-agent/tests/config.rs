@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use coms_agent::config::{Config, Port, Probe};
+use coms_protocol::types::GapLaw;
 use std::path::Path;
 use std::time::Duration;
 
@@ -81,7 +82,7 @@ fn the_shipped_file_is_valid_and_its_comments_show_the_defaults() {
     // With every comment that is a key taken at its word: still valid, and but for the examples the same.
     let is_key = |l: &str| {
         let name = l.split([' ', '=']).next().unwrap_or_default();
-        l.starts_with("[[")
+        l.starts_with('[')
             || (l.contains(" = ")
                 && !name.is_empty()
                 && name.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
@@ -99,6 +100,11 @@ fn the_shipped_file_is_valid_and_its_comments_show_the_defaults() {
     let listed = text.split_once("Names: ").and_then(|(_, list)| list.split_once('.')).unwrap().0;
     let listed: Vec<_> = listed.split_whitespace().filter(|word| *word != "#").collect();
     assert_eq!(listed, coms_agent::config::EVENTS, "the list of events for hooks");
+    let random = typed.random.unwrap();
+    assert_eq!(
+        (shipped.random, random.least_s, random.most_s, random.law),
+        (None, 300, 600, GapLaw::Exponential)
+    );
     let w = &typed.workloads[0];
     let minimal = "[[workload]]\nname = \"shop\"\nprobe = { http = \"http://127.0.0.1:8080/health\" }\n";
     let minimal = Config::parse(minimal, Path::new("x")).unwrap();

@@ -1,6 +1,7 @@
 //! Every way the broker touches the world. Decided in `decide/`, done in `io/execute.rs`, which has no
 //! branch on policy.
 
+use crate::announced::{Kept, Stays};
 use crate::config::Config;
 use crate::control::Reply;
 use crate::event::Caller;
@@ -55,10 +56,20 @@ pub enum Action {
     ClearTicket {
         uuid: Uuid,
     },
+    /// The schedule of random moves; None removes it. Answered by `Event::ScheduleWritten`.
+    WriteSchedule {
+        uuid: Uuid,
+        xml: Option<String>,
+    },
     /// Answered by `Event::Returned`, with `Event::Progress` in between.
     Migrate {
         migration: MigrationId,
         spec: MigrateSpec,
+    },
+    /// Somebody else's job. `Event::Progress` as it goes on, `Event::Watched` when it is over.
+    Watch {
+        uuid: Uuid,
+        migration: MigrationId,
     },
     Abort {
         uuid: Uuid,
@@ -80,6 +91,10 @@ pub enum Action {
     Beat(Mark),
     /// Remember across restarts whether customers' moves are paused.
     KeepPaused(bool),
+    /// Remember across restarts what is announced; all of it.
+    KeepAnnounced(Vec<Kept>),
+    /// Remember across restarts which domains are here and since when; all of them.
+    KeepStays(Stays),
     /// Answered by `Event::Figures`.
     FetchFigures {
         uuid: Uuid,

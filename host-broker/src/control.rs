@@ -1,7 +1,7 @@
 //! What `comsctl` asks and what it gets: one JSON line each way over the broker's socket.
 
 use crate::records::MoveRecord;
-use coms_protocol::types::MigrationId;
+use coms_protocol::types::{MigrationId, NoticeReason};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -18,6 +18,15 @@ pub enum Request {
     Migrate {
         domain: String,
         to: Option<String>,
+        /// Told to the guest.
+        #[serde(default)]
+        reason: Option<NoticeReason>,
+        /// At once, whatever the guest wants.
+        #[serde(default)]
+        expedite: bool,
+        /// Told this long before, instead of what the guest's applications want.
+        #[serde(default)]
+        notice_s: Option<u32>,
     },
     /// Calls off a move that has not switched over.
     Cancel {

@@ -59,11 +59,20 @@ pub enum Event {
         uuid: Uuid,
         result: Result<(), HvError>,
     },
+    ScheduleWritten {
+        uuid: Uuid,
+        result: Result<(), HvError>,
+    },
     /// How the running job stands.
     Progress {
         uuid: Uuid,
         migration: MigrationId,
         figures: Box<JobFigures>,
+    },
+    /// The job that was watched is over, or the domain is not here any more.
+    Watched {
+        uuid: Uuid,
+        migration: MigrationId,
     },
     /// The migrate call came back.
     Returned {
@@ -107,6 +116,8 @@ pub enum LinkEvent {
     /// The guest's agent is there. `hello` is a claim.
     Established {
         hello: GuestHello,
+        /// Another agent than before, or the first; what the former one wanted is over.
+        new_peer: bool,
     },
     Lost,
     Said(GuestToHost),

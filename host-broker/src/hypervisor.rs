@@ -83,6 +83,8 @@ pub struct Domain {
     /// The element stored under `urn:coms:domain:1`, untrusted. As it is in the domain's XML: libvirt gives its
     /// elements the prefix `coms` and indents them anew.
     pub ticket_xml: Option<String>,
+    /// The same under `urn:coms:random:1`: the schedule of random moves.
+    pub random_xml: Option<String>,
     /// A job runs on it right now (whoever started it), or its QEMU does not answer.
     pub job_active: bool,
 }
@@ -186,6 +188,8 @@ pub struct JobFigures {
     pub page_size: Option<u64>,
     /// `errmsg` of a failed job. For the host's log only.
     pub error: Option<String>,
+    /// It is a migration away from here, not a dump or a backup (`operation`).
+    pub leaves: Option<bool>,
 }
 
 /// What the local libvirt tells without being asked.

@@ -13,6 +13,7 @@
 
 pub mod action;
 pub mod alias;
+pub mod announced;
 pub mod config;
 pub mod control;
 pub mod decide;
@@ -20,4 +21,5 @@ pub mod event;
 pub mod hypervisor;
 pub mod io;
 pub mod records;
+pub mod schedule;
 pub mod ticket;

@@ -2,7 +2,7 @@
 
 use crate::decide::placement::Considered;
 use crate::hypervisor::Domain;
-use coms_protocol::types::{Figures, Initiator, MigrationId, RequestId};
+use coms_protocol::types::{Cause, Figures, Initiator, MigrationId, NoticeReason, RequestId};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -13,6 +13,8 @@ const STEPS: usize = 32;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MoveState {
+    /// The guest was told and has time; `waits` says until when.
+    Announced,
     Choosing,
     WritingTicket,
     Copying,
@@ -35,6 +37,7 @@ impl MoveState {
     /// In words.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Announced => "announced",
             Self::Choosing => "choosing",
             Self::WritingTicket => "writing the ticket",
             Self::Copying => "copying",
@@ -51,7 +54,8 @@ impl MoveState {
 
     pub fn is_final(self) -> bool {
         match self {
-            Self::Choosing
+            Self::Announced
+            | Self::Choosing
             | Self::WritingTicket
             | Self::Copying
             | Self::Unclear
@@ -69,6 +73,12 @@ pub struct MoveRecord {
     pub domain: String,
     pub uuid: Uuid,
     pub initiator: Initiator,
+    /// Why it is made.
+    #[serde(default = "unstated")]
+    pub why: NoticeReason,
+    /// The operator's hurry: the guest was not asked.
+    #[serde(default)]
+    pub expedited: bool,
     pub request: Option<RequestId>,
     pub from: Option<String>,
     pub to: Option<String>,
@@ -89,9 +99,43 @@ pub struct MoveRecord {
     pub figures: Figures,
     /// Of the memory still to copy, while it is copied.
     pub bytes_remaining: Option<u64>,
+    /// While it is announced: until when, and for what.
+    #[serde(default)]
+    pub waits: Option<Waits>,
     /// When it came into which state, oldest first.
     #[serde(default)]
     pub steps: Vec<Step>,
+}
+
+fn unstated() -> NoticeReason {
+    NoticeReason::Unstated
+}
+
+/// What an announced move waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waits {
+    /// It begins then, as things stand.
+    pub until_unix_ms: u64,
+    /// However long its guest holds it; only postponing it makes it later.
+    pub at_most_unix_ms: u64,
+    #[serde(flatten)]
+    pub waits_for: WaitsFor,
+}
+
+/// Why it has not begun. What a guest says of itself is a claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "for")]
+pub enum WaitsFor {
+    /// The guest was promised that much time.
+    Notice,
+    /// Something in the guest is not ready.
+    Guest { cause: Cause, holders: u16 },
+    /// The guest wanted it later.
+    Postponed { cause: Cause },
+    /// As many moves as this host makes at once are under way.
+    OtherMoves,
+    /// Somebody past the broker moves it.
+    ForeignMove,
 }
 
 /// One change of a move's state.
@@ -109,6 +153,8 @@ impl MoveRecord {
             domain: domain.name.clone(),
             uuid: domain.uuid,
             initiator,
+            why: NoticeReason::Unstated,
+            expedited: false,
             request: None,
             from: None,
             to: None,
@@ -122,6 +168,7 @@ impl MoveRecord {
             ended_unix_ms: None,
             figures: Figures::default(),
             bytes_remaining: None,
+            waits: None,
             steps: Vec::new(),
         }
     }
@@ -148,6 +195,8 @@ pub mod tests {
             domain: "vm".into(),
             uuid: Uuid::from_u128(uuid),
             initiator: Initiator::Customer,
+            why: NoticeReason::Manual,
+            expedited: false,
             request: None,
             from: None,
             to: None,
@@ -161,6 +210,7 @@ pub mod tests {
             ended_unix_ms: Some(id),
             figures: Figures::default(),
             bytes_remaining: None,
+            waits: None,
             steps: Vec::new(),
         }
     }

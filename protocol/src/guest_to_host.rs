@@ -1,7 +1,7 @@
 //! What a guest may say. All of it is a claim: the broker checks what it can and believes nothing about
 //! outcomes or budgets.
 
-use crate::types::{List, Metric, MigrationId, RequestId, RequestReason, Technique, Text};
+use crate::types::{Cause, GapLaw, List, Metric, MigrationId, RequestId, RequestReason, Technique, Text};
 use serde::{Deserialize, Serialize};
 
 crate::messages! {
@@ -15,6 +15,24 @@ crate::messages! {
         TimeQuery = 18,
         /// I do not want it any more.
         Cancel = 19,
+        /// What applications here want to be asked about moves.
+        Attend = 20,
+        /// Nothing here objects any more: begin.
+        Ready = 21,
+        /// Wait, something here is not ready.
+        Hold = 22,
+        /// Not now: later.
+        Postpone = 23,
+        /// Not this move.
+        Veto = 24,
+        /// Which hosts may I run on?
+        HostsQuery = 25,
+        /// Move me at random times from now on.
+        RandomStart = 26,
+        /// No random moves any more.
+        RandomStop = 27,
+        /// How do my random moves stand?
+        RandomQuery = 28,
     }
 }
 
@@ -103,4 +121,91 @@ pub struct TimeQuery {
 pub struct Cancel {
     /// Which.
     pub request: RequestId,
+}
+
+/// What applications here want to be asked about moves. Replaces what was said before; a guest that has not said it
+/// since its hello is not waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Attend {
+    /// The longest notice that one of them wants, in milliseconds.
+    pub notice_ms: u32,
+    /// The longest hold that one of them may ask for, in milliseconds.
+    pub hold_ms: u32,
+}
+
+/// Nothing here objects to the announced move any more: it need not wait for the end of its notice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ready {
+    /// The announced migration.
+    pub migration: MigrationId,
+}
+
+/// Something here is not ready for the announced move. Answered with a verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// The announced migration.
+    pub migration: MigrationId,
+    /// How long it wants, in milliseconds from now; a later hold replaces an earlier one.
+    pub for_ms: u32,
+    /// What is not ready.
+    pub cause: Cause,
+    /// How many are not ready.
+    pub holders: u16,
+}
+
+/// The announced move should begin later. Answered with a verdict, and with a new notice when granted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Postpone {
+    /// The announced migration.
+    pub migration: MigrationId,
+    /// Not before this many seconds from now.
+    pub for_s: u32,
+    /// Why.
+    pub cause: Cause,
+}
+
+/// The announced move should not take place. Answered with a verdict, and with cancelled when granted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Veto {
+    /// The announced migration.
+    pub migration: MigrationId,
+    /// Why.
+    pub cause: Cause,
+}
+
+/// Which hosts may I run on? Answered with hosts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostsQuery {
+    /// Comes back in the answer.
+    pub number: u64,
+}
+
+/// Move me at random times from now on: each gap is drawn anew, by the host. Replaces what was asked for before.
+/// Answered with random_status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RandomStart {
+    /// Comes back in the answer.
+    pub number: u64,
+    /// How gaps are drawn.
+    pub law: GapLaw,
+    /// Shortest gap in seconds.
+    pub least_s: u32,
+    /// Longest gap in seconds.
+    pub most_s: u32,
+    /// Moves within 24 hours, if the guest wants fewer than the operator allows.
+    pub most_per_day: Option<u16>,
+}
+
+/// No random moves any more. Answered with random_status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RandomStop {
+    /// Comes back in the answer.
+    pub number: u64,
+}
+
+/// How do my random moves stand? Answered with random_status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RandomQuery {
+    /// Comes back in the answer.
+    pub number: u64,
 }

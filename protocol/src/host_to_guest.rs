@@ -1,7 +1,8 @@
 //! What a host tells a guest. Never a host's name, address or URI; never libvirt's error text.
 
 use crate::types::{
-    DenyReason, Encryption, FailReason, Figures, Initiator, MigrationId, Phase, Place, RequestId, Technique,
+    Asked, DenyReason, Encryption, FailReason, Figures, GapLaw, HostEntry, Initiator, List, MigrationId,
+    NoticeReason, Phase, Place, RandomState, RequestId, Technique,
 };
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +31,14 @@ crate::messages! {
         Pong = 265,
         /// The host's time.
         TimeReply = 266,
+        /// What the guest may do about the move that a notice tells of.
+        Terms = 267,
+        /// The answer to hold, postpone and veto.
+        Verdict = 268,
+        /// The answer to a hosts query.
+        Hosts = 269,
+        /// How the guest's random moves stand.
+        RandomStatus = 270,
     }
 }
 
@@ -177,4 +186,68 @@ pub struct TimeReply {
     pub number: u64,
     /// The host's wall clock when it answered, microseconds since 1970.
     pub host_unix_us: u64,
+}
+
+/// What the guest may do about the move that the notice after it tells of. A newer one for the same migration
+/// replaces it. A guest that knows no terms may do nothing about a move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terms {
+    /// The migration.
+    pub migration: MigrationId,
+    /// Why it is made.
+    pub reason: NoticeReason,
+    /// Hold is granted until at most this many milliseconds from now; 0: not at all.
+    pub hold_up_to_ms: u32,
+    /// Postpone is granted until at most this many seconds from now; 0: not at all.
+    pub postpone_up_to_s: u32,
+    /// Veto is granted.
+    pub may_veto: bool,
+    /// The operator overrides what the guest wants: neither windows nor holds count.
+    pub expedited: bool,
+}
+
+/// The answer to hold, postpone and veto.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// The migration.
+    pub migration: MigrationId,
+    /// What was asked.
+    pub asked: Asked,
+    /// Granted, at least in part.
+    pub granted: bool,
+    /// The move begins after at most this many milliseconds from now, unless it is put off again; 0: it has begun
+    /// or will not take place.
+    pub starts_in_ms: u64,
+}
+
+/// The answer to a hosts query: where the guest may run, as it may know it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hosts {
+    /// The query's number.
+    pub number: u64,
+    /// The first 16 of the operator's pool.
+    pub hosts: List<HostEntry, 16>,
+    /// Hosts of the pool in all.
+    pub all: u16,
+}
+
+/// How the guest's random moves stand. Sent as an answer, and when they stop by themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RandomStatus {
+    /// The number of the query that it answers.
+    pub number: Option<u64>,
+    /// Whether moves are made, and if not, why.
+    pub state: RandomState,
+    /// How gaps are drawn.
+    pub law: GapLaw,
+    /// Shortest gap in seconds.
+    pub least_s: u32,
+    /// Longest gap in seconds.
+    pub most_s: u32,
+    /// Moves within 24 hours at most.
+    pub most_per_day: u16,
+    /// Of them made within the last 24 hours.
+    pub made: u16,
+    /// Hosts among which a destination is drawn, the present one included; 0: not known now.
+    pub pool: u16,
 }

@@ -24,6 +24,7 @@
 #![warn(missing_docs)]
 
 pub mod frame;
+pub mod gap;
 pub mod guest_to_host;
 pub mod handshake;
 pub mod host_to_guest;

@@ -268,6 +268,10 @@ open_enum! {
         Operator = 1 "operator",
         /// Somebody past the broker: virsh, another manager.
         Foreign = 2 "foreign",
+        /// The customer, by a time or a window chosen before.
+        Schedule = 3 "schedule",
+        /// The customer's random moves: the host's dice.
+        Random = 4 "random",
     }
 }
 
@@ -280,6 +284,8 @@ open_enum! {
         WorkloadFailing = 1 "workload-failing",
         /// Somebody typed `coms migrate`.
         Manual = 2 "manual",
+        /// A time that the customer chose before has come.
+        Schedule = 3 "schedule",
     }
 }
 
@@ -374,6 +380,100 @@ open_enum! {
         SwitchingOver = 2 "switching-over",
         /// Runs at the destination, memory still coming.
         PostCopy = 3 "post-copy",
+        /// Announced; waits for the end of its notice, or because the guest asked for it.
+        Announced = 4 "announced",
+    }
+}
+
+open_enum! {
+    /// Why a move is made.
+    pub enum NoticeReason {
+        /// A workload of the guest suffers, and it asked.
+        Workload = 0 "workload",
+        /// The customer asked by hand.
+        Manual = 1 "manual",
+        /// A time that the customer chose has come.
+        Schedule = 2 "schedule",
+        /// The customer's random moves.
+        Random = 3 "random",
+        /// The operator empties or repairs the host.
+        Maintenance = 4 "maintenance",
+        /// The operator spreads load.
+        Balance = 5 "balance",
+        /// Nobody told.
+        Unstated = 6 "unstated",
+    }
+}
+
+open_enum! {
+    /// What in a guest stands against a move now.
+    pub enum Cause {
+        /// A registered application.
+        App = 0 "app",
+        /// A command of the configuration.
+        Command = 1 "command",
+        /// The customer's windows.
+        Window = 2 "window",
+        /// Somebody typed it.
+        Manual = 3 "manual",
+    }
+}
+
+open_enum! {
+    /// What a verdict answers.
+    pub enum Asked {
+        /// A hold.
+        Hold = 0 "hold",
+        /// A postpone.
+        Postpone = 1 "postpone",
+        /// A veto.
+        Veto = 2 "veto",
+    }
+}
+
+open_enum! {
+    /// How the gap between two random moves is drawn.
+    pub enum GapLaw {
+        /// Exponential, cut to the range: time that has passed tells as little as can be about when the next comes.
+        Exponential = 0 "exponential",
+        /// Every gap of the range alike: the longer none came, the sooner one must.
+        Uniform = 1 "uniform",
+    }
+}
+
+open_enum! {
+    /// Whether random moves are made, and if not, why.
+    pub enum RandomState {
+        /// They are made.
+        On = 0 "on",
+        /// Nobody asked for them, or they were stopped.
+        Off = 1 "off",
+        /// Today's are used up; they go on by themselves.
+        BudgetUsedUp = 2 "budget-used-up",
+        /// The operator does not offer them to this guest.
+        NotOffered = 3 "not-offered",
+        /// The range is empty, or shorter than the operator allows.
+        BadRange = 4 "bad-range",
+        /// No other host of the pool can take it now; tried again later.
+        NoDestination = 5 "no-destination",
+        /// The operator has paused customers' moves; they go on when he resumes.
+        Paused = 6 "paused",
+    }
+}
+
+open_enum! {
+    /// Whether a guest may be moved to a host now.
+    pub enum Fitness {
+        /// It runs here.
+        Here = 0 "here",
+        /// It may.
+        Fit = 1 "fit",
+        /// The host does not answer.
+        Silent = 2 "silent",
+        /// No broker runs there, and the operator wants one.
+        NoBroker = 3 "no-broker",
+        /// Not enough memory.
+        Full = 4 "full",
     }
 }
 
@@ -403,4 +503,13 @@ pub struct Figures {
     pub prepare_ms: Option<u64>,
     /// From the receiver's having everything to the guest's running.
     pub resume_ms: Option<u64>,
+}
+
+/// A host of the pool, as one guest may know it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, DeriveDeserialize)]
+pub struct HostEntry {
+    /// Which.
+    pub place: Place,
+    /// Whether the guest may be moved there now.
+    pub fitness: Fitness,
 }

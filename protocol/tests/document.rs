@@ -104,7 +104,8 @@ fn every_message_and_structure_is_on_the_page_with_every_field() {
             told += 1;
         }
     }
-    for name in ["GuestHello", "HostHello", "Waiting", "Evidence", "Wishes", "Place", "Figures"] {
+    for name in ["GuestHello", "HostHello", "Waiting", "Evidence", "Wishes", "Place", "HostEntry", "Figures"]
+    {
         assert_eq!(&fields_on_the_page(&format!("### {name}")), &structures[name], "{name}");
         told += 1;
     }
@@ -130,9 +131,10 @@ fn every_value_of_every_enumeration_is_on_the_page() {
             assert_eq!(page, known, stringify!($type));
         )*};
     }
-    check!(Technique Encryption Initiator RequestReason Metric DenyReason FailReason Phase);
+    check!(Technique Encryption Initiator RequestReason Metric DenyReason FailReason Phase NoticeReason Cause
+        Asked GapLaw RandomState Fitness);
     let enumerations = SOURCES[2].matches("\nopen_enum! {").count();
-    assert_eq!(enumerations, 8, "name the new one in this test");
+    assert_eq!(enumerations, 14, "name the new one in this test");
 }
 
 #[test]

@@ -57,12 +57,29 @@ fn from_guest() -> Vec<(&'static str, GuestToHost)> {
         evidence: List::default(),
         wishes: Wishes::default(),
     };
+    let random = RandomStart {
+        number: 9,
+        law: GapLaw::Exponential,
+        least_s: 300,
+        most_s: 600,
+        most_per_day: Some(100),
+    };
     vec![
         ("request", full.into()),
         ("request.least", least.into()),
         ("ping", Ping { number: 1_000 }.into()),
         ("time_query", TimeQuery { number: 7 }.into()),
         ("cancel", Cancel { request: REQUEST }.into()),
+        ("attend", Attend { notice_ms: 60_000, hold_ms: 300_000 }.into()),
+        ("ready", Ready { migration: MIGRATION }.into()),
+        ("hold", Hold { migration: MIGRATION, for_ms: 30_000, cause: Cause::App, holders: 2 }.into()),
+        ("postpone", Postpone { migration: MIGRATION, for_s: 3_600, cause: Cause::Window }.into()),
+        ("veto", Veto { migration: MIGRATION, cause: Cause::Manual }.into()),
+        ("hosts_query", HostsQuery { number: 8 }.into()),
+        ("random_start", random.into()),
+        ("random_start.least", RandomStart { law: GapLaw::Uniform, most_per_day: None, ..random }.into()),
+        ("random_stop", RandomStop { number: 10 }.into()),
+        ("random_query", RandomQuery { number: 11 }.into()),
     ]
 }
 
@@ -96,6 +113,24 @@ fn from_host() -> Vec<(&'static str, HostToGuest)> {
         figures: Figures::default(),
         told_after_ms: None,
         ..completed.clone()
+    };
+    let hosts = Hosts {
+        number: 8,
+        hosts: List::clipped([
+            HostEntry { place: place("host-7f3a", "eu-west"), fitness: Fitness::Here },
+            HostEntry { place: place("host-09be", "eu-north"), fitness: Fitness::Full },
+        ]),
+        all: 2,
+    };
+    let random = RandomStatus {
+        number: Some(9),
+        state: RandomState::On,
+        law: GapLaw::Exponential,
+        least_s: 300,
+        most_s: 600,
+        most_per_day: 100,
+        made: 3,
+        pool: 4,
     };
     vec![
         ("accepted", Accepted { request: REQUEST, migration: MIGRATION }.into()),
@@ -155,6 +190,28 @@ fn from_host() -> Vec<(&'static str, HostToGuest)> {
         ),
         ("pong", Pong { number: 1_000 }.into()),
         ("time_reply", TimeReply { number: 7, host_unix_us: 1_790_000_000_123_456 }.into()),
+        (
+            "terms",
+            Terms {
+                migration: MIGRATION,
+                reason: NoticeReason::Maintenance,
+                hold_up_to_ms: 300_000,
+                postpone_up_to_s: 86_400,
+                may_veto: true,
+                expedited: false,
+            }
+            .into(),
+        ),
+        (
+            "verdict",
+            Verdict { migration: MIGRATION, asked: Asked::Hold, granted: true, starts_in_ms: 30_000 }.into(),
+        ),
+        ("hosts", hosts.into()),
+        ("random_status", random.into()),
+        (
+            "random_status.least",
+            RandomStatus { number: None, state: RandomState::BudgetUsedUp, ..random }.into(),
+        ),
     ]
 }
 
@@ -273,7 +330,8 @@ fn everything() -> Lines {
             }
         )*};
     }
-    values!(Technique Encryption Initiator RequestReason Metric DenyReason FailReason Phase);
+    values!(Technique Encryption Initiator RequestReason Metric DenyReason FailReason Phase NoticeReason Cause Asked GapLaw
+        RandomState Fitness);
 
     // What the two ends really write, from the first byte on.
     let (mut g, mut h, hellos) = introduced();
@@ -439,6 +497,15 @@ fn the_meaning_of_the_bytes_stands_beside_them() {
             GuestToHost::Ping(m) => json(m),
             GuestToHost::TimeQuery(m) => json(m),
             GuestToHost::Cancel(m) => json(m),
+            GuestToHost::Attend(m) => json(m),
+            GuestToHost::Ready(m) => json(m),
+            GuestToHost::Hold(m) => json(m),
+            GuestToHost::Postpone(m) => json(m),
+            GuestToHost::Veto(m) => json(m),
+            GuestToHost::HostsQuery(m) => json(m),
+            GuestToHost::RandomStart(m) => json(m),
+            GuestToHost::RandomStop(m) => json(m),
+            GuestToHost::RandomQuery(m) => json(m),
         };
         lines.push(format!("  \"guest_to_host.{}.{name}\": {value}", m.number()));
     }
@@ -455,6 +522,10 @@ fn the_meaning_of_the_bytes_stands_beside_them() {
             HostToGuest::Cancelled(m) => json(m),
             HostToGuest::Pong(m) => json(m),
             HostToGuest::TimeReply(m) => json(m),
+            HostToGuest::Terms(m) => json(m),
+            HostToGuest::Verdict(m) => json(m),
+            HostToGuest::Hosts(m) => json(m),
+            HostToGuest::RandomStatus(m) => json(m),
         };
         lines.push(format!("  \"host_to_guest.{}.{name}\": {value}", m.number()));
     }

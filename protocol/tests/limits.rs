@@ -71,6 +71,7 @@ fn largest_figures() -> Figures {
 }
 
 fn largest_from_guest() -> Vec<GuestToHost> {
+    let migration = MigrationId(u64::MAX);
     vec![
         Request {
             id: RequestId(u64::MAX),
@@ -82,6 +83,22 @@ fn largest_from_guest() -> Vec<GuestToHost> {
         Ping { number: u64::MAX }.into(),
         TimeQuery { number: u64::MAX }.into(),
         Cancel { request: RequestId(u64::MAX) }.into(),
+        Attend { notice_ms: u32::MAX, hold_ms: u32::MAX }.into(),
+        Ready { migration }.into(),
+        Hold { migration, for_ms: u32::MAX, cause: Cause::Unknown(u16::MAX), holders: u16::MAX }.into(),
+        Postpone { migration, for_s: u32::MAX, cause: Cause::Unknown(u16::MAX) }.into(),
+        Veto { migration, cause: Cause::Unknown(u16::MAX) }.into(),
+        HostsQuery { number: u64::MAX }.into(),
+        RandomStart {
+            number: u64::MAX,
+            law: GapLaw::Unknown(u16::MAX),
+            least_s: u32::MAX,
+            most_s: u32::MAX,
+            most_per_day: Some(u16::MAX),
+        }
+        .into(),
+        RandomStop { number: u64::MAX }.into(),
+        RandomQuery { number: u64::MAX }.into(),
     ]
 }
 
@@ -140,6 +157,33 @@ fn largest_from_host() -> Vec<HostToGuest> {
         .into(),
         Pong { number: u64::MAX }.into(),
         TimeReply { number: u64::MAX, host_unix_us: u64::MAX }.into(),
+        Terms {
+            migration,
+            reason: NoticeReason::Unknown(u16::MAX),
+            hold_up_to_ms: u32::MAX,
+            postpone_up_to_s: u32::MAX,
+            may_veto: true,
+            expedited: true,
+        }
+        .into(),
+        Verdict { migration, asked: Asked::Unknown(u16::MAX), granted: true, starts_in_ms: u64::MAX }.into(),
+        Hosts {
+            number: u64::MAX,
+            hosts: full_list(HostEntry { place: largest_place(), fitness: Fitness::Unknown(u16::MAX) }),
+            all: u16::MAX,
+        }
+        .into(),
+        RandomStatus {
+            number: Some(u64::MAX),
+            state: RandomState::Unknown(u16::MAX),
+            law: GapLaw::Unknown(u16::MAX),
+            least_s: u32::MAX,
+            most_s: u32::MAX,
+            most_per_day: u16::MAX,
+            made: u16::MAX,
+            pool: u16::MAX,
+        }
+        .into(),
     ]
 }
 
@@ -252,7 +296,7 @@ fn assert_texts_are_checked<M: Message + std::fmt::Debug>(largest: &[M], expecte
 fn texts_are_refused_when_longer_or_with_controls() {
     // A request's eight workloads and its region; in a completion two places of alias and region.
     assert_texts_are_checked(&largest_from_guest(), 9);
-    assert_texts_are_checked(&largest_from_host(), 4);
+    assert_texts_are_checked(&largest_from_host(), 36);
 }
 
 #[test]

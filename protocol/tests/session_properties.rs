@@ -245,7 +245,16 @@ impl World {
                     GuestToHost::Ping(_)
                     | GuestToHost::Request(_)
                     | GuestToHost::TimeQuery(_)
-                    | GuestToHost::Cancel(_) => false,
+                    | GuestToHost::Cancel(_)
+                    | GuestToHost::Attend(_)
+                    | GuestToHost::Ready(_)
+                    | GuestToHost::Hold(_)
+                    | GuestToHost::Postpone(_)
+                    | GuestToHost::Veto(_)
+                    | GuestToHost::HostsQuery(_)
+                    | GuestToHost::RandomStart(_)
+                    | GuestToHost::RandomStop(_)
+                    | GuestToHost::RandomQuery(_) => false,
                 });
                 self.guest_said[g].kept.retain(|n| !taken.contains(n));
             }

@@ -1,6 +1,9 @@
 //! The command line, as typed.
 
 use clap::{Parser, Subcommand};
+pub(crate) use coms_agent::config::seconds;
+use coms_agent::config::{between, gap_law};
+use coms_protocol::types::{GapLaw, MigrationId};
 use std::path::PathBuf;
 
 /// See and steer the live migration of this virtual machine.
@@ -29,6 +32,7 @@ pub(crate) enum Wanted {
     /// Ask to be moved
     #[command(
         after_help = "Examples:\n  coms migrate --wait\n  coms migrate --avoid-this-host --max-downtime-ms 200\n  \
+coms migrate --at 03:00\n  coms migrate --within 2h --avoid-this-host\n  \
 coms migrate --region eu-west --deadline 10m --never post-copy --never auto-converge --wait"
     )]
     Migrate(Migrate),
@@ -46,9 +50,44 @@ Exit code with --wait: 0 the VM stays where it is, 1 it was too late and the VM 
         after_help = "Examples:\n  coms watch\n  coms watch --json | jq -c 'select(.event == \"completed\")'"
     )]
     Watch,
+    /// Be asked about moves for as long as this runs: events on standard output, "ready" or "hold 30s" on standard input
+    #[command(after_help = "Examples:\n  coms register --name shop --notice 10s --hold 60s\n  \
+coms register --name shop --notice 5s | while read -r line; do ...; done\n\n\
+Each line on standard output is one JSON object; its \"event\" is notice, started, verdict, completed, failed or \
+cancelled. Not answering a notice is the same as ready once the notice time is over.")]
+    Register(Register),
+    /// Let the announced move begin later, as far as the operator allows
+    #[command(after_help = "Examples:\n  coms postpone m00000000000000a7 2h")]
+    Postpone(Postpone),
+    /// Do without the announced move, if the operator allows
+    #[command(after_help = "Examples:\n  coms veto m00000000000000a7")]
+    Veto(Veto),
+    /// When moves are welcome: see it, change it
+    #[command(after_help = "Examples:\n  coms window\n  coms window close --for 2h\n  \
+coms window set --welcome \"mon-fri 22:00-06:00\" --welcome \"sat,sun 00:00-24:00\" --time-zone Europe/Berlin\n  \
+coms window reset")]
+    Window {
+        /// What to do; without it they are shown
+        #[command(subcommand)]
+        change: Option<Window>,
+    },
+    /// The hosts on which this VM may run, as it may know them
+    #[command(after_help = "Examples:\n  coms hosts\n  coms hosts --json | jq '.hosts[].place.region'")]
+    Hosts,
+    /// Play a whole migration to applications, commands and hooks; nothing moves, nothing is remembered
+    #[command(
+        after_help = "Examples:\n  coms simulate --wait\n  coms simulate --notice 30s --outcome failed --wait\n  \
+coms simulate --expedited"
+    )]
+    Simulate(Simulate),
     /// Numbered round trips through both daemons, each answered exactly once, also across a migration
     #[command(after_help = "Examples:\n  coms ping\n  coms ping --count 1000 --interval-ms 50 --json")]
     Ping(Ping),
+    /// Be moved at random times, so that nobody can make use of where the VM is
+    #[command(
+        after_help = "Examples:\n  coms random start --between 5m..10m\n  coms random status --stay 2m\n  coms random stop"
+    )]
+    Random(Random),
     /// Find what is wrong with the set-up, and how to mend it; works without the daemon, sees most as root
     #[command(
         after_help = "Examples:\n  sudo coms doctor\n  coms doctor --json | jq '.[] | select(.status == \"fail\")'\n\n\
@@ -81,14 +120,115 @@ pub(crate) struct Migrate {
     /// A technique not to use: pre-copy, post-copy, hybrid, auto-converge, compressed, multifd (may be repeated)
     #[arg(long, value_name = "TECHNIQUE")]
     pub never: Vec<String>,
-    /// Wait for the outcome
+    /// Not now but at this time: 03:00, "2026-11-22 03:00", 2026-11-22T03:00:00+01:00 (in the windows' time zone)
+    #[arg(long, value_name = "TIME")]
+    pub at: Option<String>,
+    /// Any time within this: 90s, 10m, 2h; asked for again where the host says no
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    pub within: Option<u32>,
+    /// Any time before this one, likewise
+    #[arg(long, value_name = "TIME")]
+    pub before: Option<String>,
+    /// With --at, --within or --before: whatever the windows say
     #[arg(long)]
+    pub outside_windows: bool,
+    /// Wait for the outcome
+    #[arg(long, conflicts_with_all = ["at", "within", "before"])]
     pub wait: bool,
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Cancel {
+    /// Not the outstanding request but this scheduled move, as `coms status` shows it
+    #[arg(long, value_name = "ID", conflicts_with = "wait")]
+    pub scheduled: Option<u64>,
     /// Wait for the final answer
+    #[arg(long)]
+    pub wait: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Register {
+    /// What status and events call it
+    #[arg(long)]
+    pub name: String,
+    /// Time to answer a notice: 90s, 10m
+    #[arg(long, value_name = "TIME", value_parser = seconds, default_value = "10s")]
+    pub notice: u32,
+    /// Longest time to hold a move beyond that; without it, not at all
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    pub hold: Option<u32>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Postpone {
+    /// The announced migration, as `coms status` shows it
+    #[arg(value_name = "ID")]
+    pub migration: MigrationId,
+    /// Not before so much time from now: 90s, 10m, 2h
+    #[arg(value_name = "FOR", value_parser = seconds)]
+    pub wait: u32,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Window {
+    /// These from now on, in place of the configuration's
+    #[command(after_help = "Examples:\n  coms window set --unwelcome \"mon-fri 08:00-18:00\"")]
+    Set {
+        /// Only then (may be repeated); without any: always
+        #[arg(long, value_name = "RANGE")]
+        welcome: Vec<String>,
+        /// Not then, whatever is welcome (may be repeated)
+        #[arg(long, value_name = "RANGE")]
+        unwelcome: Vec<String>,
+        /// Like Europe/Berlin [default: this machine's]
+        #[arg(long, value_name = "ZONE")]
+        time_zone: Option<String>,
+        /// Slow workloads may ask at any time
+        #[arg(long)]
+        ask_outside: bool,
+    },
+    /// The configuration's again
+    #[command(after_help = "Examples:\n  coms window reset")]
+    Reset,
+    /// Moves are welcome for a while, whatever the windows say
+    #[command(after_help = "Examples:\n  coms window open --for 30m")]
+    Open {
+        /// 90s, 10m, 2h
+        #[arg(long = "for", value_name = "TIME", value_parser = seconds)]
+        time: u32,
+    },
+    /// Moves are not welcome for a while
+    #[command(after_help = "Examples:\n  coms window close --for 2h")]
+    Close {
+        /// 90s, 10m, 2h
+        #[arg(long = "for", value_name = "TIME", value_parser = seconds)]
+        time: u32,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Veto {
+    /// The announced migration, as `coms status` shows it
+    #[arg(value_name = "ID")]
+    pub migration: MigrationId,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Simulate {
+    /// The notice [default: as long as is wanted here]
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    pub notice: Option<u32>,
+    /// The longest hold [default: as long as is wanted here]
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    pub hold: Option<u32>,
+    /// As if the operator overrode everything: no waiting
+    #[arg(long)]
+    pub expedited: bool,
+    /// How it ends: completed, failed or cancelled
+    #[arg(long, default_value = "completed")]
+    pub outcome: String,
+    /// Wait for the end
     #[arg(long)]
     pub wait: bool,
 }
@@ -109,18 +249,46 @@ pub(crate) struct Ping {
     pub times: bool,
 }
 
-fn seconds(text: &str) -> Result<u32, String> {
-    let wanted = "write it like 90s, 10m or 2h";
-    let at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(at);
-    let number: u32 = number.parse().map_err(|_| wanted.to_owned())?;
-    let each = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        _ => return Err(wanted.to_owned()),
-    };
-    number.checked_mul(each).filter(|s| *s > 0).ok_or_else(|| format!("out of range: {wanted}"))
+#[derive(Debug, clap::Args)]
+pub(crate) struct Random {
+    #[command(subcommand)]
+    pub what: RandomWhat,
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum RandomWhat {
+    /// Be moved at random times from now on; the host draws when and where to, and does not tell
+    #[command(after_help = "Examples:\n  coms random start --between 5m..10m\n  \
+coms random start --between 20s..50s --law uniform --max-per-day 500")]
+    Start(RandomStart),
+    /// No random moves any more; one that has begun may still end
+    #[command(after_help = "Examples:\n  coms random stop")]
+    Stop,
+    /// How they stand, and how likely the VM stays on one host for longer than attacks take
+    #[command(
+        after_help = "Examples:\n  coms random status\n  coms random status --stay 45s --stay 2m --json"
+    )]
+    Status(RandomStatus),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct RandomStart {
+    /// Shortest and longest gap
+    #[arg(long, value_name = "TIME..TIME", value_parser = between)]
+    pub between: (u32, u32),
+    /// exponential (time that has passed tells as little as can be) or uniform
+    #[arg(long, default_value = "exponential", value_parser = gap_law)]
+    pub law: GapLaw,
+    /// Fewer within 24 hours than the operator allows
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub max_per_day: Option<u16>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct RandomStatus {
+    /// The chance of staying longer than this (may be repeated)
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    pub stay: Vec<u32>,
 }
 
 #[cfg(test)]
@@ -136,16 +304,6 @@ mod tests {
         for sub in command.get_subcommands().filter(|s| s.get_name() != "help") {
             let help = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.contains("Examples:"), "{}", sub.get_name());
-        }
-    }
-
-    #[test]
-    fn times_have_a_unit() {
-        assert_eq!(seconds("90s"), Ok(90));
-        assert_eq!(seconds("10m"), Ok(600));
-        assert_eq!(seconds("2h"), Ok(7200));
-        for wrong in ["", "10", "m", "0s", "-1s", "10 m", "99999999999h", "5000000h"] {
-            assert!(seconds(wrong).is_err(), "{wrong}");
         }
     }
 }

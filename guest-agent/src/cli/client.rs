@@ -43,6 +43,12 @@ impl Client {
         self.stream.write_all(&line).map_err(|e| self.lost(&e.to_string()))
     }
 
+    /// The same connection once more, to speak while another thread listens.
+    pub fn also(&self) -> Result<Self, Trouble> {
+        let stream = self.stream.try_clone().map_err(|e| self.lost(&e.to_string()))?;
+        Ok(Self { path: self.path.clone(), stream, held: Vec::new() })
+    }
+
     /// Process and user of the daemon.
     pub fn daemon(&self) -> Option<(i32, u32)> {
         let credentials = rustix::net::sockopt::socket_peercred(&self.stream).ok()?;

@@ -1,14 +1,16 @@
 //! `coms`: the customer's command line. Talks to the daemon over its socket and decides nothing itself.
 
 mod args;
+mod asked;
 mod client;
 mod doctor;
+mod random;
 mod show;
 
 use args::{Args, Wanted};
 use clap::Parser;
 use client::{Client, Trouble};
-use coms_agent::event::{Cancel, Command, Migrate, Ping};
+use coms_agent::event::{Cancel, Command, Migrate, Ping, Postpone, Veto};
 use serde_json::Value;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
@@ -79,6 +81,10 @@ fn run(args: &Args) -> Result<bool, Trouble> {
                 deadline_s: wanted.deadline,
                 max_downtime_ms: wanted.max_downtime_ms,
                 never: wanted.never.clone(),
+                at: wanted.at.clone(),
+                within_s: wanted.within,
+                before: wanted.before.clone(),
+                outside_windows: wanted.outside_windows,
                 watch: wanted.wait,
             });
             let answer = client.ask(&command)?;
@@ -90,13 +96,37 @@ fn run(args: &Args) -> Result<bool, Trouble> {
             Ok(wait(args, &mut client, &answer, stage)? == "completed")
         }
         Wanted::Cancel(wanted) => {
-            let answer = client.ask(&Command::Cancel(Cancel { watch: wanted.wait }))?;
+            let answer =
+                client.ask(&Command::Cancel(Cancel { scheduled: wanted.scheduled, watch: wanted.wait }))?;
             if !wanted.wait {
                 out(&answer, show::cancelling);
                 return Ok(true);
             }
             let stage = "called off; waiting for the final answer";
             Ok(wait(args, &mut client, &answer, stage)? != "completed")
+        }
+        Wanted::Register(wanted) => asked::register(client, wanted),
+        Wanted::Postpone(wanted) => {
+            let said = Postpone { migration: wanted.migration, for_s: wanted.wait };
+            out(&client.ask(&Command::Postpone(said))?, asked::postponed);
+            Ok(true)
+        }
+        Wanted::Veto(wanted) => {
+            out(&client.ask(&Command::Veto(Veto { migration: wanted.migration }))?, asked::vetoed);
+            Ok(true)
+        }
+        Wanted::Window { change } => {
+            out(&client.ask(&Command::Window(asked::window(change.as_ref())))?, asked::windows);
+            Ok(true)
+        }
+        Wanted::Hosts => {
+            out(&client.ask(&Command::Hosts)?, asked::hosts);
+            Ok(true)
+        }
+        Wanted::Simulate(wanted) => asked::simulate(args, &mut client, wanted),
+        Wanted::Random(wanted) => {
+            out(&client.ask(&wanted.command())?, random::show);
+            Ok(true)
         }
         Wanted::Ping(wanted) => {
             let ping = Ping {

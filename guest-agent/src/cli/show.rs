@@ -1,10 +1,11 @@
 //! The daemon's JSON as text for people. What is absent is not shown; nothing is made up for it.
 
+use crate::asked;
 use serde_json::Value;
 use std::fmt::Write;
 
 /// Text at `path`, or nothing.
-fn text(v: &Value, path: &str) -> String {
+pub(crate) fn text(v: &Value, path: &str) -> String {
     match v.pointer(path) {
         Some(Value::String(s)) => s.clone(),
         Some(Value::Number(n)) => n.to_string(),
@@ -13,19 +14,19 @@ fn text(v: &Value, path: &str) -> String {
     }
 }
 
-fn flag(v: &Value, path: &str) -> bool {
+pub(crate) fn flag(v: &Value, path: &str) -> bool {
     v.pointer(path).and_then(Value::as_bool).unwrap_or(false)
 }
 
 /// "before VALUE after", if there is a value.
-fn if_known(out: &mut String, before: &str, v: &Value, path: &str, after: &str) {
+pub(crate) fn if_known(out: &mut String, before: &str, v: &Value, path: &str, after: &str) {
     let value = text(v, path);
     if !value.is_empty() {
         let _ = write!(out, "{before}{value}{after}");
     }
 }
 
-fn items<'a>(v: &'a Value, path: &str) -> impl Iterator<Item = &'a Value> {
+pub(crate) fn items<'a>(v: &'a Value, path: &str) -> impl Iterator<Item = &'a Value> {
     v.pointer(path).and_then(Value::as_array).into_iter().flatten()
 }
 
@@ -73,6 +74,23 @@ pub(crate) fn status(v: &Value) -> String {
             out.push('\n');
         }
     }
+    if let Some(a) = v.pointer("/announced") {
+        let _ = writeln!(out, "Announced  {}", asked::announced(a));
+    }
+    for s in items(v, "/scheduled") {
+        let _ = write!(
+            out,
+            "Scheduled  {} from {} until {}",
+            text(s, "/scheduled"),
+            text(s, "/from"),
+            text(s, "/until")
+        );
+        if_known(&mut out, ", asked as request ", s, "/request", "");
+        out.push('\n');
+    }
+    if let Some(w) = v.pointer("/windows") {
+        let _ = writeln!(out, "Windows    {}", asked::window_state(w));
+    }
     if let Some(m) = v.pointer("/moving") {
         let _ = writeln!(
             out,
@@ -82,11 +100,21 @@ pub(crate) fn status(v: &Value) -> String {
             progress(m)
         );
     }
+    if let Some(r) = v.pointer("/random") {
+        let _ = write!(out, "Random     {}", text(r, "/state"));
+        if_known(&mut out, ", ", r, "/made", "");
+        if_known(&mut out, " of at most ", r, "/most_per_day", " moves within 24 hours");
+        out.push('\n');
+    }
     if let Some(last) = v.pointer("/last") {
         let _ = writeln!(out, "Last       {}", record(last));
     }
     if flag(v, "/measuring_effect") {
         out.push_str("           measuring whether it helped\n");
+    }
+    let apps: Vec<_> = items(v, "/apps").map(|a| text(a, "/app")).collect();
+    if !apps.is_empty() {
+        let _ = writeln!(out, "Asked      {}", apps.join(", "));
     }
     if let Some(machine) = v.pointer("/machine") {
         let _ = writeln!(out, "Machine    {}", self::machine(machine));
@@ -125,7 +153,7 @@ pub(crate) fn status(v: &Value) -> String {
     out.trim_end().to_owned()
 }
 
-fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> String {
+pub(crate) fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> String {
     let width =
         |i: usize| rows.iter().map(|r| r[i].chars().count()).chain([head[i].len()]).max().unwrap_or(0);
     let widths: Vec<_> = (0..N).map(width).collect();
@@ -211,6 +239,7 @@ fn verdict(e: &Value) -> String {
     if_known(&mut out, " ", e, "/before_ms", " ms");
     if_known(&mut out, " -> ", e, "/after_ms", " ms");
     if_known(&mut out, " (", e, "/improved_percent", " % faster)");
+    if_known(&mut out, ", at worst ", e, "/worst_during_ms", " ms meanwhile");
     out
 }
 
@@ -228,6 +257,12 @@ pub(crate) fn progress(v: &Value) -> String {
 }
 
 pub(crate) fn asked(v: &Value) -> String {
+    if v.get("scheduled").is_some() {
+        let (id, from, until) = (text(v, "/scheduled"), text(v, "/from"), text(v, "/until"));
+        return format!(
+            "scheduled as {id}: asked for from {from} on, until {until}; `coms cancel --scheduled {id}` calls it off"
+        );
+    }
     let mut out =
         format!("asked as request {}; see `coms status`, or wait with `coms watch`", text(v, "/request"));
     if !flag(v, "/connected") {
@@ -238,6 +273,9 @@ pub(crate) fn asked(v: &Value) -> String {
 
 pub(crate) fn cancelling(v: &Value) -> String {
     let request = text(v, "/request");
+    if v.get("scheduled").is_some() {
+        return format!("scheduled move {} is called off", text(v, "/scheduled"));
+    }
     if flag(v, "/ended") {
         return format!("request {request} is called off; no host had heard of it");
     }
@@ -257,6 +295,9 @@ pub(crate) fn event(v: &Value) -> String {
             let _ = write!(out, " {}: {}", text(v, "/migration"), verdict(v));
         }
         "completed" | "failed" | "cancelled" => {
+            if flag(v, "/simulated") {
+                out.push_str(" SIMULATED");
+            }
             if_known(&mut out, " (", v, "/why", ")");
             if_known(&mut out, " after all, ", v, "/told_before", " was told before:");
             if_known(&mut out, " ", v, "/migration", "");

@@ -1,6 +1,7 @@
 //! From typed to checked: every value that cannot be meant is refused here, with its key and what would be right.
 
-use super::{Access, Asking, Config, Port, Probe, Rule, Wishes, Workload, hook, raw, target};
+use super::{Access, Asking, Config, Port, Probe, Rule, Wishes, Workload, asked, hook, random, raw, target};
+use crate::calendar::Calendar;
 use coms_protocol::types::{Metric, Technique, Text};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -60,6 +61,11 @@ pub(super) fn checked(raw: raw::Raw) -> Checked<Config> {
         asking: asking(&raw.asking)?,
         wishes: wishes(raw.wishes)?,
         hooks: hook::checked(raw.hooks)?,
+        least_notice: asked::least(&raw.notice)?,
+        asked: asked::checked(raw.asked)?,
+        random: raw.random.map(random::checked).transpose()?,
+        windows: Calendar::new(&raw.windows)
+            .map_err(|(key, what)| Bad { key: format!("windows.{key}"), what })?,
         workloads,
     })
 }

@@ -1,6 +1,6 @@
 //! The file as people type it. Units are in the keys; what is left out gets its default here and nowhere else.
 
-use super::hook;
+use super::{asked, hook, random};
 use serde::Deserialize;
 use std::path::PathBuf;
 
@@ -16,6 +16,10 @@ pub(super) struct Raw {
     pub wishes: Wishes,
     pub workload: Vec<Workload>,
     pub hooks: Vec<hook::Raw>,
+    pub notice: asked::RawNotice,
+    pub asked: Vec<asked::Raw>,
+    pub random: Option<random::Raw>,
+    pub windows: crate::calendar::Windows,
 }
 
 #[derive(Debug, Deserialize, Default)]

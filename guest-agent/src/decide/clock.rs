@@ -69,9 +69,14 @@ impl Stay {
         })
     }
 
-    fn add(&mut self, bound: Bound) {
-        let clash = self.known(bound.at).is_some_and(|k| k.low > bound.high || k.high < bound.low);
-        if clash {
+    /// If it contradicts what was known: how far the host's clock went ahead at once, at least.
+    fn add(&mut self, bound: Bound) -> Option<i128> {
+        let clash = self.known(bound.at).and_then(|k| {
+            let ahead = (bound.low - k.high).max(0);
+            let behind = (k.low - bound.high).max(0);
+            (ahead + behind > 0).then_some(ahead - behind)
+        });
+        if clash.is_some() {
             // Somebody set the host's clock, or the VM was paused: what was known is void.
             self.bounds.clear();
         }
@@ -79,6 +84,7 @@ impl Stay {
             self.bounds.pop_front();
         }
         self.bounds.push_back(bound);
+        clash
     }
 }
 
@@ -172,11 +178,12 @@ impl Clocks {
         TimeQuery { number: self.number }
     }
 
-    /// An answer. One that was not asked for is ignored.
-    pub fn answered(&mut self, now: Now, number: u64, host_unix_us: u64) {
-        let Some(index) = self.asked.iter().position(|(n, _)| *n == number) else { return };
-        let Some((_, sent)) = self.asked.remove(index) else { return };
-        let Some(stay) = self.stays.back_mut() else { return };
+    /// An answer. One that was not asked for is ignored. If this host's clock and the guest's have parted since the
+    /// last one: how far the host's went ahead.
+    pub fn answered(&mut self, now: Now, number: u64, host_unix_us: u64) -> Option<i128> {
+        let index = self.asked.iter().position(|(n, _)| *n == number)?;
+        let (_, sent) = self.asked.remove(index)?;
+        let stay = self.stays.back_mut()?;
         let (host, received) = (i128::from(host_unix_us), us(now.mono));
         // Clocks are read in whole microseconds, rounded down, at both ends.
         let bound = Bound {
@@ -185,7 +192,7 @@ impl Clocks {
             high: host - sent + 1,
             wall: i128::from(now.unix_us) - received,
         };
-        stay.add(bound);
+        stay.add(bound)
     }
 
     /// How far the host's wall clock is ahead of the guest's, and the truth is within how much of that, in

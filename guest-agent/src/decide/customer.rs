@@ -5,7 +5,7 @@ use super::slow::evidence_json;
 use super::{Agent, effect::ms, fields, known, ping};
 use crate::action::Action;
 use crate::config;
-use crate::event::{ClientId, Command, Migrate, Ping, PortState};
+use crate::event::{Cancel, ClientId, Command, Migrate, Ping, PortState};
 use crate::state::metric_name;
 use coms_protocol::guest_to_host::Wishes;
 use coms_protocol::session::Now;
@@ -28,7 +28,19 @@ impl Agent {
                 json!({ "ok": true })
             }
             Command::Migrate(wanted) => return self.on_migrate(now, client, &wanted),
+            Command::Cancel(Cancel { scheduled: Some(id), .. }) => {
+                return self.on_cancel_scheduled(client, id);
+            }
+            Command::Window(wanted) => return self.on_window(now, client, wanted),
             Command::Cancel(wanted) => return self.on_cancel(now, client, wanted.watch),
+            Command::Register(wanted) => return self.on_register(now, client, &wanted),
+            Command::Ready(said) => return self.on_ready(client, said),
+            Command::Hold(said) => return self.on_hold(now, client, said),
+            Command::Postpone(wanted) => return self.on_postpone(now, client, wanted),
+            Command::Veto(wanted) => return self.on_veto(now, client, wanted),
+            Command::Hosts => return self.on_hosts_wanted(now, client),
+            Command::Simulate(wanted) => return self.on_simulate(now, client, &wanted),
+            Command::Random(wanted) => return self.on_random(now, client, wanted),
             Command::Ping(wanted) => match self.on_ping(now, client, wanted) {
                 Ok(()) => return,
                 Err(error) => json!({ "ok": false, "error": error }),
@@ -38,7 +50,12 @@ impl Agent {
     }
 
     fn on_migrate(&mut self, now: Now, client: ClientId, wanted: &Migrate) {
-        let line = match self.manual_wishes(wanted) {
+        let later = wanted.at.is_some() || wanted.within_s.is_some() || wanted.before.is_some();
+        let wishes = Self::manual_wishes(wanted);
+        if later && let Ok(wishes) = wishes {
+            return self.on_schedule(now, client, wanted, wishes);
+        }
+        let line = match self.not_outstanding().and(wishes) {
             Err(error) => json!({ "ok": false, "error": error }),
             Ok(wishes) => {
                 if wanted.watch {
@@ -53,7 +70,7 @@ impl Agent {
         self.actions.insert(0, Action::Reply { client, line });
     }
 
-    fn manual_wishes(&self, wanted: &Migrate) -> Result<Wishes, String> {
+    fn not_outstanding(&self) -> Result<(), String> {
         if let Some(waiting) = self.state.life.waiting() {
             let became = waiting.migration.map_or("not answered yet".to_owned(), |m| format!("became {m}"));
             return Err(format!(
@@ -61,6 +78,10 @@ impl Agent {
                 waiting.request
             ));
         }
+        Ok(())
+    }
+
+    fn manual_wishes(wanted: &Migrate) -> Result<Wishes, String> {
         let region = wanted.region.as_deref().map(|r| {
             let text = Text::clipped(r);
             let whole = !r.is_empty() && text.as_str() == r;
@@ -156,6 +177,11 @@ impl Agent {
             "machine": self.machine(now.mono),
             "request": request,
             "moving": moving,
+            "announced": self.announced_json(now.mono),
+            "apps": self.apps_json(),
+            "random": self.random_json(),
+            "scheduled": self.schedules_json(),
+            "windows": self.has_windows().then(|| self.windows_json(now.unix_us / 1000)),
             "measuring_effect": self.measuring.is_some(),
             "cooldown_s": left(self.cooldown_until),
             "backoff_s": left(self.backoff_until),

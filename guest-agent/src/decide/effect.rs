@@ -4,6 +4,7 @@
 use super::window::Tally;
 use coms_protocol::types::{Metric, MigrationId, RequestId};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// A change by less than this is none.
@@ -72,8 +73,29 @@ pub struct Change {
     pub after_ms: Option<f64>,
     /// Positive: faster.
     pub improved_percent: Option<f64>,
+    /// The worst that a probe took during the move and the pause behind it.
+    pub worst_during_ms: Option<f64>,
+    /// Probes that failed meanwhile.
+    pub failures_during: Option<u32>,
     /// In a word.
     pub verdict: Verdict,
+}
+
+/// What a workload showed around a move.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct During {
+    worst: Option<Duration>,
+    failures: u32,
+}
+
+impl During {
+    /// Counts a probe: its latency, or None for a failure.
+    pub fn sample(&mut self, latency: Option<Duration>) {
+        match latency {
+            Some(latency) => self.worst = self.worst.max(Some(latency)),
+            None => self.failures = self.failures.saturating_add(1),
+        }
+    }
 }
 
 /// Measuring under way.
@@ -83,13 +105,21 @@ pub struct Measuring {
     from: Duration,
     until: Duration,
     tallies: Vec<Tally>,
+    during: BTreeMap<String, During>,
 }
 
 impl Measuring {
     /// Begins: `settle` without looking, then `measure`.
     pub fn begin(check: Check, now: Duration, settle: Duration, measure: Duration) -> Self {
         let tallies = check.before.iter().map(|_| Tally::new()).collect();
-        Self { check, from: now + settle, until: now + settle + measure, tallies }
+        let during = BTreeMap::new();
+        Self { check, from: now + settle, until: now + settle + measure, tallies, during }
+    }
+
+    /// What was seen while the guest moved.
+    pub fn after(mut self, during: BTreeMap<String, During>) -> Self {
+        self.during = during;
+        self
     }
 
     /// When the result is due.
@@ -100,6 +130,7 @@ impl Measuring {
     /// Counts a probe: its latency, or None for a failure.
     pub fn sample(&mut self, now: Duration, workload: &str, latency: Option<Duration>) {
         if now < self.from {
+            self.during.entry(workload.to_owned()).or_default().sample(latency);
             return;
         }
         let index = self.check.before.iter().position(|b| b.workload == workload);
@@ -112,14 +143,19 @@ impl Measuring {
 
     /// The result. None: there was nothing to compare.
     pub fn result(&self) -> (MigrationId, Option<RequestId>, Option<Effect>) {
-        let workloads: Vec<_> =
-            self.check.before.iter().zip(&self.tallies).map(|(b, t)| compare(b, t)).collect();
+        let workloads: Vec<_> = self
+            .check
+            .before
+            .iter()
+            .zip(&self.tallies)
+            .map(|(b, t)| compare(b, t, self.during.get(&b.workload)))
+            .collect();
         let effect = workloads.first().cloned().map(|worst| Effect { worst, workloads });
         (self.check.migration, self.check.request, effect)
     }
 }
 
-fn compare(before: &Before, after: &Tally) -> Change {
+fn compare(before: &Before, after: &Tally, during: Option<&During>) -> Change {
     let after_us = after.latency_us(before.metric, MIN_SAMPLES);
     let fails = after.failures() > after.samples();
     let improved = before.us.zip(after_us).map(|(b, a)| (b as f64 - a as f64) / (b as f64).max(1.0) * 100.0);
@@ -141,6 +177,8 @@ fn compare(before: &Before, after: &Tally) -> Change {
         before_ms: before.us.map(ms),
         after_ms: after_us.map(ms),
         improved_percent: improved.map(|p| (p * 10.0).round() / 10.0),
+        worst_during_ms: during.and_then(|d| d.worst).map(|w| (w.as_secs_f64() * 10_000.0).round() / 10.0),
+        failures_during: during.map(|d| d.failures),
         verdict,
     }
 }

@@ -5,11 +5,13 @@ use super::request::{Asking, Life, Step, Word};
 use super::{Agent, TELL_WAIT, Untold, fields};
 use crate::action::{Action, Audience};
 use crate::state::{Gap, Outcome, Record};
-use coms_protocol::host_to_guest::{Completed, HostHello, Notice, Progress};
+use coms_protocol::guest_to_host::{Attend, RandomStart, RandomStop};
+use coms_protocol::host_to_guest::{Completed, HostHello, Progress};
 use coms_protocol::session::{Event as Session, EventOf, Now};
-use coms_protocol::types::{DenyReason, Figures, Initiator, MigrationId, Place, RequestId};
+use coms_protocol::types::{DenyReason, Figures, Initiator, MigrationId, Phase, Place, RequestId};
 use coms_protocol::{Guest, GuestToHost, HostToGuest};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 impl Agent {
@@ -43,6 +45,15 @@ impl Agent {
                     self.cancel_queued.take_if(|id| *id == cancel.request);
                 }
                 GuestToHost::TimeQuery(_) => {}
+                GuestToHost::Attend(_)
+                | GuestToHost::Ready(_)
+                | GuestToHost::Hold(_)
+                | GuestToHost::Postpone(_)
+                | GuestToHost::Veto(_)
+                | GuestToHost::HostsQuery(_) => {}
+                GuestToHost::RandomStart(RandomStart { number, .. })
+                | GuestToHost::RandomStop(RandomStop { number }) => self.random_delivered(number),
+                GuestToHost::RandomQuery(_) => {}
             },
             Session::Heartbeat { .. } => {
                 // Both ends are awake now anyway: the idle comparison of clocks costs no wake-up of its own.
@@ -61,6 +72,9 @@ impl Agent {
             self.link.former = self.link.place.replace(place.clone());
         }
         self.clocks.met(place.alias.as_str());
+        self.see_place(now, &place);
+        // Whoever it is, it knows nothing of what is wanted here until it is told.
+        self.attend_said = Attend::default();
         if new_peer {
             self.clocks.burst(now.mono);
             for number in self.pings.as_mut().map(super::ping::Run::new_peer).unwrap_or_default() {
@@ -72,6 +86,7 @@ impl Agent {
         }
         if new_peer {
             self.repeat_cancel();
+            self.repeat_random();
         }
         let told = json!({ "alias": place.alias, "region": place.region, "enabled": enabled, "version": version,
             "new_peer": new_peer });
@@ -143,7 +158,16 @@ impl Agent {
                 let known = self.pings.as_mut().is_some_and(|run| run.answer(m.number, now.mono));
                 self.ignored.not_mine += u64::from(!known);
             }
-            HostToGuest::TimeReply(m) => self.clocks.answered(now, m.number, m.host_unix_us),
+            HostToGuest::TimeReply(m) => {
+                let step = self.clocks.answered(now, m.number, m.host_unix_us);
+                if let Some(by_us) = step.filter(|_| self.moving.is_none() && self.untold.is_none()) {
+                    self.clock_stepped(by_us);
+                }
+            }
+            HostToGuest::Terms(m) => self.on_terms(m),
+            HostToGuest::Verdict(m) => self.on_verdict(now, m),
+            HostToGuest::Hosts(m) => self.on_hosts(&m),
+            HostToGuest::RandomStatus(m) => self.on_random_status(m),
         }
     }
 
@@ -201,25 +225,40 @@ impl Agent {
         self.unsaved = true;
     }
 
-    fn on_notice(&mut self, now: Now, m: &Notice) {
-        if self.state.ended(m.migration).is_some() {
-            self.ignored.again += 1;
-            return;
-        }
-        self.begin_moving(now, m.migration);
-        self.tell("notice", fields(m), Audience::Everybody);
-    }
-
     fn on_progress(&mut self, now: Now, m: Progress) {
         if self.state.ended(m.migration).is_some() {
             self.ignored.again += 1;
             return;
         }
-        self.begin_moving(now, m.migration);
+        if m.phase != Phase::Announced {
+            self.begin_moving(now, m.migration);
+        }
         if let Some(moving) = &mut self.moving {
             moving.progress = Some(m);
         }
+        self.tell_stage(&m);
         self.tell("progress", fields(m), Audience::Watchers);
+    }
+
+    /// The stages that everybody hears of, each once: it is prepared, memory is copied.
+    fn tell_stage(&mut self, m: &Progress) {
+        let Some(moving) = &mut self.moving else { return };
+        let told = fields(json!({ "migration": m.migration }));
+        let (prepared, started) = &mut moving.stage_told;
+        match m.phase {
+            Phase::Preparing if !std::mem::replace(prepared, true) => {
+                self.tell("preparing", told, Audience::Everybody);
+            }
+            Phase::Copying | Phase::SwitchingOver | Phase::PostCopy if !std::mem::replace(started, true) => {
+                self.tell_all("started", told);
+            }
+            Phase::Preparing
+            | Phase::Copying
+            | Phase::SwitchingOver
+            | Phase::PostCopy
+            | Phase::Announced
+            | Phase::Unknown(_) => {}
+        }
     }
 
     /// Ends a migration in the books. None: heard before.
@@ -251,6 +290,7 @@ impl Agent {
         }
         let record = self.remember(now, asking.as_ref(), end);
         self.tell_finally(record.outcome.name(), record_json(&record));
+        self.end_announced(migration, record.outcome.name(), record_json(&record));
         asking
     }
 
@@ -261,6 +301,7 @@ impl Agent {
         if let Some(earlier) = self.untold.take() {
             self.release_final(earlier.number);
         }
+        self.explained(&m.to);
         let here = |p: &Place| p.alias == m.to.alias;
         let former = [self.link.former.as_ref(), self.link.place.as_ref()];
         let from = m.from.clone().or_else(|| former.into_iter().flatten().find(|p| !here(p)).cloned());
@@ -281,20 +322,29 @@ impl Agent {
         };
         let record = self.remember(now, asking.as_ref(), end);
         let number = self.keep_final("completed", record_json(&record));
+        self.end_announced(m.migration, "completed", record_json(&record));
+        // Announced by a host that the guest has left.
+        self.announced.take_if(|a| a.simulated.is_none());
         self.untold = Some(Untold { number, migration: m.migration, due: now.mono + TELL_WAIT });
 
-        let before = match &mut self.moving {
-            Some(moving) if moving.migration == m.migration => std::mem::take(&mut moving.before),
-            Some(_) | None => self.before(now.mono),
+        let (before, during) = match &mut self.moving {
+            Some(moving) if moving.migration == m.migration => {
+                (std::mem::take(&mut moving.before), std::mem::take(&mut moving.during))
+            }
+            Some(_) | None => (self.before(now.mono), BTreeMap::new()),
         };
         // Whatever else was said to be under way: the VM has just moved.
         self.end_moving(now);
         self.state.refusals = 0;
-        let cooldown = self.config.asking.cooldown;
-        self.cooldown_until = now.mono + cooldown;
-        self.state.cooldown_until_ms = now.unix_us / 1000 + u64::try_from(cooldown.as_millis()).unwrap_or(0);
+        // A random move was not made for a workload's sake: it does not stand in the way of one that is.
+        if m.initiator != Initiator::Random {
+            let cooldown = self.config.asking.cooldown;
+            self.cooldown_until = now.mono + cooldown;
+            self.state.cooldown_until_ms =
+                now.unix_us / 1000 + u64::try_from(cooldown.as_millis()).unwrap_or(0);
+        }
         let check = Check { migration: m.migration, request: record.request, before };
-        self.begin_check(now, check, asking.as_ref());
+        self.begin_check(now, check, during, asking.as_ref());
     }
 
     pub(super) fn on_ticker(&mut self, worst: Duration) {

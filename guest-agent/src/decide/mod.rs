@@ -3,38 +3,52 @@
 //! [`Agent::handle`] takes one event, then restores what must always hold ([`Agent::settle`]): what is due is
 //! done, the hello names what still waits, and whatever must be remembered is saved *before* anything is said.
 
+mod against;
+mod announced;
+mod apps;
 pub mod blame;
 mod cancel;
 pub mod clock;
 mod customer;
 pub mod effect;
 mod host;
+mod inside;
 mod own_load;
 pub mod ping;
+pub mod random;
 mod reload;
 pub mod request;
+pub mod round;
 pub mod rule;
+pub mod schedule;
+mod simulate;
 mod slow;
 pub mod window;
+pub mod windows;
 
 use crate::action::{Action, Audience, Telling};
+use crate::calendar::Calendar;
 use crate::config::Config;
 pub(crate) use host::rfc3339;
 
-use crate::event::{Event, PortState};
+use crate::event::{ClientId, Event, PortState};
 use crate::state::{Final, State};
+use against::Awaited;
+use announced::Announced;
+use apps::App;
 use blame::Blame;
 use clock::Clocks;
 use coms_protocol::GuestToHost;
-use coms_protocol::guest_to_host::GuestHello;
-use coms_protocol::host_to_guest::Progress;
+use coms_protocol::guest_to_host::{Attend, GuestHello};
+use coms_protocol::host_to_guest::{Progress, Terms};
 use coms_protocol::session::Now;
 use coms_protocol::types::{List, MigrationId, Place, RequestId, Text};
-use effect::{Before, Measuring};
+use effect::{Before, During, Measuring};
+use inside::Unexplained;
 use own_load::Episode;
 use rule::Watch;
 use serde_json::{Map, Value};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// A migration whose end was never told is no longer waited for, nor ticked through, after this long.
@@ -63,6 +77,10 @@ struct Moving {
     since: Duration,
     progress: Option<Progress>,
     before: Vec<Before>,
+    /// What the workloads show meanwhile.
+    during: BTreeMap<String, During>,
+    /// That it is prepared, and that memory is copied, was told.
+    stage_told: (bool, bool),
 }
 
 /// A completed move that is to be told once the clocks are compared.
@@ -91,6 +109,23 @@ pub struct Agent {
     moving: Option<Moving>,
     untold: Option<Untold>,
     measuring: Option<Measuring>,
+    /// Registered applications.
+    apps: BTreeMap<ClientId, App>,
+    /// What the present host was told of them.
+    attend_said: Attend,
+    /// They wait for their notice.
+    terms: Option<Terms>,
+    announced: Option<Announced>,
+    /// Answers of the host that somebody waits for.
+    awaited: Vec<Awaited>,
+    /// What `coms window set` said.
+    windows_set: Option<Calendar>,
+    /// Another host, and nobody has said why yet.
+    unexplained: Option<Unexplained>,
+    /// When a scheduled move is looked at again.
+    schedule_due: Option<Duration>,
+    /// Commands that were run.
+    next_run: u64,
     clocks: Clocks,
     pings: Option<ping::Run>,
     next_ping: u64,
@@ -108,6 +143,7 @@ pub struct Agent {
     /// Final words that were told; what was saved still has them until the next saving.
     told: Vec<u64>,
     ignored: Ignored,
+    random: random::Standing,
     /// When the configuration was read (ms since 1970).
     loaded_unix_ms: u64,
 }
@@ -122,6 +158,7 @@ impl Agent {
         let wait = |until_ms: u64, most: Duration| {
             now.mono + Duration::from_millis(until_ms.saturating_sub(wall_ms)).min(most)
         };
+        let windows_set = state.windows.as_ref().and_then(|w| Calendar::new(w).ok());
         let mut agent = Self {
             blame: Blame::new(state.usual.as_ref()),
             episode: None,
@@ -140,6 +177,15 @@ impl Agent {
             moving: None,
             untold: None,
             measuring: None,
+            apps: BTreeMap::new(),
+            attend_said: Attend::default(),
+            terms: None,
+            announced: None,
+            awaited: Vec::new(),
+            next_run: 0,
+            windows_set,
+            unexplained: None,
+            schedule_due: None,
             clocks: Clocks::new(random >> 11),
             pings: None,
             next_ping: random >> 11,
@@ -148,9 +194,11 @@ impl Agent {
             hello: GuestHello::default(),
             told: Vec::new(),
             ignored: Ignored::default(),
+            random: random::Standing::new(random),
             loaded_unix_ms: wall_ms,
         };
         agent.take_up(in_log, now);
+        agent.configure_random();
         agent.settle(now);
         agent
     }
@@ -189,7 +237,10 @@ impl Agent {
                 if self.pings.as_ref().is_some_and(|p| p.client() == client) {
                     self.pings = None;
                 }
+                self.app_gone(client);
+                self.random_gone(client);
             }
+            Event::Ran(ran) => self.on_ran(now, ran),
             Event::TickerStopped { worst } => self.on_ticker(worst),
             Event::Reloaded(config) => self.on_reload(now, config),
             Event::Timer => {}
@@ -212,6 +263,11 @@ impl Agent {
             self.moving.as_ref().map(|m| m.since + MOVING_MAX),
             self.afresh_at,
             self.verdict_timeout(),
+            self.announced_timeout(),
+            self.awaited_timeout(),
+            self.random_timeout(),
+            self.schedule_due,
+            self.unexplained_timeout(),
         ]
         .into_iter()
         .flatten()
@@ -231,12 +287,21 @@ impl Agent {
             self.actions.push(Action::SendOnce(query.into()));
         }
         self.settle_pings(now);
+        self.settle_random(now);
         if self.moving.as_ref().is_some_and(|m| m.since + MOVING_MAX <= now.mono) {
             self.end_moving(now);
+            // Its end was never told, and will not be.
+            self.announced.take_if(|a| a.simulated.is_none());
         }
+        self.settle_announced(now);
+        self.settle_awaited(now);
+        self.settle_windows(now);
+        self.settle_attend();
         self.settle_untold(now);
+        self.settle_unexplained(now);
         self.settle_effect(now);
         self.settle_afresh(now);
+        self.settle_schedules(now);
         self.ask_if_slow(now);
 
         let waiting = List::clipped(self.state.life.waiting());
@@ -264,8 +329,14 @@ impl Agent {
 
     fn tell(&mut self, event: &str, fields: Map<String, Value>, to: Audience) {
         // What is told must be a name that a hook can have.
-        debug_assert!(to == Audience::Watchers || crate::config::EVENTS.contains(&event), "{event}");
+        debug_assert!(to != Audience::Everybody || crate::config::EVENTS.contains(&event), "{event}");
         self.actions.push(Action::Tell(Telling { event: event.to_owned(), fields, to }));
+    }
+
+    /// Tells everybody, registered applications included.
+    fn tell_all(&mut self, event: &str, fields: Map<String, Value>) {
+        self.tell(event, fields.clone(), Audience::Everybody);
+        self.tell(event, fields, Audience::Apps);
     }
 
     /// Tells the last word about something: once, also across a restart at any moment.
@@ -284,9 +355,17 @@ impl Agent {
     }
 
     fn release_final(&mut self, number: u64) {
-        let Some(last) = self.state.outbox.iter().find(|f| f.number == number).cloned() else { return };
-        self.tell(&last.event, last.fields, Audience::Everybody);
+        if let Some(last) = self.release_except_to_apps(number) {
+            self.tell(&last.event, last.fields, Audience::Apps);
+        }
+    }
+
+    /// For what registered applications do not ask about.
+    fn release_except_to_apps(&mut self, number: u64) -> Option<Final> {
+        let last = self.state.outbox.iter().find(|f| f.number == number).cloned()?;
+        self.tell(&last.event, last.fields.clone(), Audience::Everybody);
         self.told.push(number);
+        Some(last)
     }
 
     /// Says the outstanding request, if there is a host to say it to; otherwise the next one that is met hears it.
@@ -311,7 +390,14 @@ impl Agent {
             self.actions.push(Action::StartTicker);
         }
         let before = self.before(now.mono);
-        self.moving = Some(Moving { migration, since: now.mono, progress: None, before });
+        self.moving = Some(Moving {
+            migration,
+            since: now.mono,
+            progress: None,
+            before,
+            during: BTreeMap::new(),
+            stage_told: (false, false),
+        });
         self.clocks.set_moving(true, now.mono);
         self.clocks.burst(now.mono);
     }

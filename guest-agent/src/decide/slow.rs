@@ -1,6 +1,6 @@
 //! From measurements to a request, and back from a move to "did it help".
 
-use super::effect::{Before, Check, Measuring, ms};
+use super::effect::{Before, Check, During, Measuring, ms};
 use super::request::{Asking, Life};
 use super::{Agent, fields};
 use crate::action::Audience;
@@ -11,6 +11,7 @@ use coms_protocol::host_to_guest::Denied;
 use coms_protocol::session::Now;
 use coms_protocol::types::{DenyReason, List, Metric, RequestId, RequestReason};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// What a request's list holds.
@@ -23,6 +24,10 @@ impl Agent {
         let Some(watch) = self.watches.get_mut(index) else { return };
         let changes = watch.sample(now.mono, sample, learn);
         let name = watch.name().to_owned();
+        if let Some(moving) = &mut self.moving {
+            let latency = if let Sample::Took(latency) = sample { Some(*latency) } else { None };
+            moving.during.entry(name.clone()).or_default().sample(latency);
+        }
         if let Some(measuring) = &mut self.measuring {
             let latency = match sample {
                 Sample::Took(latency) => Some(*latency),
@@ -73,12 +78,20 @@ impl Agent {
         let free = self.state.life == Life::Idle
             && self.link.established
             && self.moving.is_none()
+            && self.announced.is_none()
             && self.untold.is_none()
             && self.measuring.is_none()
             && now.mono >= self.cooldown_until
             && now.mono >= self.backoff_until;
         self.settle_episode();
         let wanted = self.watches.iter().find_map(|w| w.wants(now.mono)).filter(|_| free);
+        if wanted.is_some()
+            && !self.calendar().text.ask_outside
+            && self.closed_until(now.unix_us / 1000).is_some()
+        {
+            // Not now, by the customer's own windows.
+            return;
+        }
         let Some(reason) = wanted.filter(|_| self.may_ask(now)) else { return };
         let w = &self.config.wishes;
         let wishes = Wishes {
@@ -141,7 +154,7 @@ impl Agent {
     /// `OthersFirst` the neighbours are others: then the rules begin anew, and it is asked only if they still
     /// want it.
     pub(super) fn wait_for_turn(&mut self, now: Now, asking: &Asking, denied: &Denied) {
-        if asking.request.reason == RequestReason::Manual {
+        if !is_automatic(asking) {
             return;
         }
         let wait = denied.retry_after_s.map_or(self.config.asking.backoff, |s| Duration::from_secs(s.into()));
@@ -166,7 +179,7 @@ impl Agent {
 
     /// No automatic request for a while, longer with each refusal in a row.
     pub(super) fn back_off(&mut self, now: Now, asking: &Asking, retry_after_s: Option<u32>) {
-        if asking.request.reason == RequestReason::Manual {
+        if !is_automatic(asking) {
             return;
         }
         let doublings = self.state.refusals.min(20);
@@ -193,7 +206,13 @@ impl Agent {
     }
 
     /// Begins to measure what a completed move did.
-    pub(super) fn begin_check(&mut self, now: Now, mut check: Check, asking: Option<&Asking>) {
+    pub(super) fn begin_check(
+        &mut self,
+        now: Now,
+        mut check: Check,
+        during: BTreeMap<String, During>,
+        asking: Option<&Asking>,
+    ) {
         // What the request was made with counts, not what was measured in the brown-out after it.
         let evidence = asking.map_or(&[][..], |a| a.request.evidence.as_slice());
         for e in evidence {
@@ -210,7 +229,7 @@ impl Agent {
         }
         self.blame.moved();
         let c = self.config.asking;
-        self.measuring = Some(Measuring::begin(check.clone(), now.mono, c.settle, c.check));
+        self.measuring = Some(Measuring::begin(check.clone(), now.mono, c.settle, c.check).after(during));
         self.state.check = Some(check);
         self.unsaved = true;
     }
@@ -228,7 +247,16 @@ impl Agent {
             record.effect = Some(effect);
         }
         // What was measured is saved before it is told: killed in between, the next life tells it.
-        self.tell_finally("effect", told);
+        let number = self.keep_final("effect", told);
+        self.release_except_to_apps(number);
+    }
+}
+
+/// Made by a rule. What somebody asked for by hand or for a time has nothing to do with how often rules may ask.
+fn is_automatic(asking: &Asking) -> bool {
+    match asking.request.reason {
+        RequestReason::Manual | RequestReason::Schedule => false,
+        RequestReason::WorkloadSlow | RequestReason::WorkloadFailing | RequestReason::Unknown(_) => true,
     }
 }
 

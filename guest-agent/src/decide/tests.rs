@@ -1,6 +1,8 @@
 //! The whole mind against a model: restarts at any moment, outcomes repeated, late and out of order, brokers
 //! that know nothing. Whatever happens, each request ends once, and each migration is told once.
 
+mod asked;
+
 use super::request::Life;
 use super::*;
 use crate::event::{Cancel, ClientId, Command, Counters, Measured, Migrate, Sample};
@@ -94,12 +96,15 @@ impl World {
                     }
                     self.sent.push(message);
                 }
+                // Applications hear what everybody hears; the log has it once.
+                Action::Tell(telling) if telling.to == Audience::Apps => {}
                 Action::Tell(telling) => self.log.push(telling),
                 Action::StopTicker => {
                     self.agent.handle(at(self.ms), Event::TickerStopped { worst: Duration::ZERO });
                     actions.extend(self.agent.take_actions());
                 }
                 Action::SetHello(_) | Action::SendOnce(_) | Action::Reply { .. } | Action::Watch(_) => {}
+                Action::Inform(_) | Action::Run { .. } => {}
                 Action::StartTicker | Action::Measure(_) | Action::Configure(_) | Action::Work { .. } => {}
             }
         }

@@ -1,6 +1,7 @@
 //! The one loop: wait for the world, let [`Agent`] decide, carry it out, and only then let the session speak
 //! (its acknowledgements say "acted on", so what was heard is on disk by then).
 
+use super::commands::Commands;
 use super::event_log::EventLog;
 use super::hooks::Hooks;
 use super::peer::Doors;
@@ -73,6 +74,7 @@ pub async fn run(config: Config, file: Option<PathBuf>) -> Result<(), StartError
             Some(event) = shell.aside.1.recv() => shell.take(event).await,
             Some(what) = from_clients.recv() => shell.client(what).await,
             () = sleep_until(due) => shell.take(Event::Timer).await,
+            ran = shell.commands.ended() => shell.take(Event::Ran(ran)).await,
             told = shell.hooks.ended() => shell.tell(told),
             _ = hang_up.recv() => shell.reload(file.as_deref()).await,
             _ = terminate.recv() => break,
@@ -98,6 +100,7 @@ struct Shell {
     ticker: Option<Ticker>,
     probes: Probes,
     hooks: Hooks,
+    commands: Commands,
     doors: watch::Sender<Doors>,
     /// What is measured aside comes back here.
     aside: (mpsc::Sender<Event>, mpsc::Receiver<Event>),
@@ -125,6 +128,7 @@ impl Shell {
         Self {
             probes: probes::start(&config.workloads),
             hooks,
+            commands: Commands::default(),
             doors,
             agent: Agent::new(config, state, &log.finals(), random(), now()),
             session: Session::new(epoch, &GuestHello::default()),
@@ -265,6 +269,10 @@ impl Shell {
                 Action::Tell(telling) => self.tell(telling),
                 Action::Reply { client, line } => self.clients.reply(client, &line.to_string()),
                 Action::Watch(client) => self.clients.watch(client),
+                Action::Inform(client) => self.clients.inform(client),
+                Action::Run { run, name, argv, timeout, line } => {
+                    self.commands.run(run, name, argv, timeout, line);
+                }
                 Action::Measure(workloads) => self.probes = probes::start(&workloads),
                 Action::Work { units } => machine::measure(units, &self.aside.0),
                 Action::Configure(config) => {
@@ -297,6 +305,6 @@ impl Shell {
             self.log.write(&line);
             info!("{}", crate::decide::sentence(&telling));
         }
-        self.clients.tell(&line);
+        self.clients.tell(&line, telling.to);
     }
 }

@@ -142,7 +142,7 @@ async fn carry_out(run: Run) -> Ended {
 
 /// `{"to": {"region": "x"}}` as `COMS_TO_REGION=x`. Numbers, truth values, and texts without control characters; the
 /// rest is in the JSON only. Names are the agent's own.
-fn environment(line: &Map<String, Value>) -> BTreeMap<String, String> {
+pub(super) fn environment(line: &Map<String, Value>) -> BTreeMap<String, String> {
     let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
     let mut out = BTreeMap::from([("PATH".to_owned(), path.to_owned())]);
     add("COMS", line, &mut out);

@@ -1,5 +1,6 @@
 //! Everything that touches the world. Nothing here decides.
 
+mod commands;
 pub mod event_log;
 pub mod event_loop;
 mod hooks;

@@ -3,6 +3,7 @@
 
 use super::peer::{Doors, Peer, Right};
 use super::state_file::make_parent;
+use crate::action::Audience;
 use crate::event::{ClientId, Command};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -181,12 +182,13 @@ pub(super) struct Clients {
 struct Client {
     lines: mpsc::Sender<Arc<str>>,
     watches: bool,
+    registered: bool,
     _alive: oneshot::Sender<()>,
 }
 
 impl Clients {
     pub(super) fn came(&mut self, id: ClientId, lines: mpsc::Sender<Arc<str>>, alive: oneshot::Sender<()>) {
-        self.all.insert(id, Client { lines, watches: false, _alive: alive });
+        self.all.insert(id, Client { lines, watches: false, registered: false, _alive: alive });
     }
 
     pub(super) fn gone(&mut self, id: ClientId) {
@@ -199,6 +201,12 @@ impl Clients {
         }
     }
 
+    pub(super) fn inform(&mut self, id: ClientId) {
+        if let Some(client) = self.all.get_mut(&id) {
+            client.registered = true;
+        }
+    }
+
     pub(super) fn reply(&mut self, id: ClientId, line: &str) {
         let slow = self.all.get(&id).is_some_and(|c| c.lines.try_send(line.into()).is_err());
         if slow {
@@ -206,9 +214,13 @@ impl Clients {
         }
     }
 
-    pub(super) fn tell(&mut self, line: &str) {
+    pub(super) fn tell(&mut self, line: &str, to: Audience) {
         let line: Arc<str> = line.into();
-        let watching = self.all.iter().filter(|(_, c)| c.watches);
+        let hears = |c: &Client| match to {
+            Audience::Everybody | Audience::Watchers => c.watches,
+            Audience::Apps => c.registered,
+        };
+        let watching = self.all.iter().filter(|(_, c)| hears(c));
         let slow: Vec<_> = watching
             .filter(|(_, c)| c.lines.try_send(Arc::clone(&line)).is_err())
             .map(|(id, _)| *id)

@@ -277,7 +277,18 @@ impl Broker {
     pub fn requests(&self) -> Vec<coms_protocol::guest_to_host::Request> {
         let requests = self.heard.iter().filter_map(|m| match m {
             GuestToHost::Request(r) => Some(r.clone()),
-            GuestToHost::Ping(_) | GuestToHost::TimeQuery(_) | GuestToHost::Cancel(_) => None,
+            GuestToHost::Ping(_)
+            | GuestToHost::TimeQuery(_)
+            | GuestToHost::Cancel(_)
+            | GuestToHost::Attend(_)
+            | GuestToHost::Ready(_)
+            | GuestToHost::Hold(_)
+            | GuestToHost::Postpone(_)
+            | GuestToHost::Veto(_)
+            | GuestToHost::HostsQuery(_)
+            | GuestToHost::RandomStart(_)
+            | GuestToHost::RandomStop(_)
+            | GuestToHost::RandomQuery(_) => None,
         });
         requests.collect()
     }

@@ -1,7 +1,7 @@
 //! From what was typed to what may be relied on.
 
-use super::raw::{Typed, TypedLimits};
-use super::{Access, Config, GuestPattern, Host, Limits};
+use super::raw::{Typed, TypedLimits, TypedNotice, TypedRandom};
+use super::{Access, Config, GuestPattern, Host, Limits, Notices, RandomMoves};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use uuid::Uuid;
@@ -64,6 +64,8 @@ impl Typed {
             enabled.push(Uuid::parse_str(&pattern).map_or(GuestPattern::Name(pattern), GuestPattern::Uuid));
         }
         let limits = self.limits.check()?;
+        let notices = self.notice.check()?;
+        let random = self.random.check(&names)?;
         for (key, path) in [("paths.socket", &self.paths.socket), ("paths.state", &self.paths.state)] {
             if !path.is_absolute() {
                 return wrong(key, format!("`{}` is relative", path.display()), "write an absolute path");
@@ -84,11 +86,45 @@ impl Typed {
             peers,
             enabled,
             limits,
+            notices,
+            random,
             alias_key_file: self.aliases.key_file,
             socket: self.paths.socket,
             state: self.paths.state,
             access: Access { status_group: self.access.status_group, change_group: self.access.change_group },
             record_links: self.debug.record_links,
+        })
+    }
+}
+
+impl TypedRandom {
+    fn check(self, hosts: &BTreeSet<String>) -> Result<RandomMoves, Wrong> {
+        const KEY: &str = "random.pool";
+        let mut seen = BTreeSet::new();
+        for name in &self.pool {
+            if !hosts.contains(name) {
+                let right = "name hosts of this file: host.name and hosts[].name";
+                return wrong(KEY, format!("`{name}` is no host of this file"), right);
+            }
+            if !seen.insert(name) {
+                return wrong(KEY, format!("`{name}` is there twice"), "name each host once");
+            }
+        }
+        if self.pool.len() == 1 {
+            let right = "name two hosts or more, better at least three; or none to offer no random moves";
+            return wrong(KEY, "one host leaves nothing to draw", right);
+        }
+        let range = |key: &str, value: u64, high: u64| {
+            if (1..=high).contains(&value) {
+                return Ok(value);
+            }
+            let what = format!("{value} is not between 1 and {high}");
+            wrong(format!("random.{key}"), what, "take a value in that range")
+        };
+        Ok(RandomMoves {
+            least_gap_s: range("min_gap_s", self.min_gap_s, 86_400)? as u32,
+            max_per_day: range("max_per_day", self.max_per_day, u16::MAX.into())? as u16,
+            pool: self.pool,
         })
     }
 }
@@ -159,6 +195,25 @@ impl TypedLimits {
             min_vcpu_wait: self.min_vcpu_wait,
             hello: Duration::from_secs(range("hello_s", self.hello_s, 5, 86_400)?),
             ticket_ttl: Duration::from_secs(range("ticket_ttl_s", self.ticket_ttl_s, 60, 30 * 86_400)?),
+        })
+    }
+}
+
+impl TypedNotice {
+    fn check(self) -> Result<Notices, Wrong> {
+        let at_most = |key: &str, value: u64, high: u64| {
+            let too_long = || format!("{value} is not between 0 and {high}");
+            if value <= high {
+                Ok(Duration::from_secs(value))
+            } else {
+                wrong(format!("notice.{key}"), too_long(), "take a value in that range; 0 allows none")
+            }
+        };
+        Ok(Notices {
+            notice_max: at_most("notice_max_s", self.notice_max_s, 86_400)?,
+            hold_max: at_most("hold_max_s", self.hold_max_s, 86_400)?,
+            postpone_max: at_most("postpone_max_s", self.postpone_max_s, 30 * 86_400)?,
+            veto: self.veto,
         })
     }
 }

@@ -31,6 +31,8 @@ pub struct Config {
     pub peers: Vec<Host>,
     pub enabled: Vec<GuestPattern>,
     pub limits: Limits,
+    pub notices: Notices,
+    pub random: RandomMoves,
     /// Secret behind the aliases, the same file on all hosts of a pool.
     pub alias_key_file: Option<PathBuf>,
     pub socket: PathBuf,
@@ -118,6 +120,39 @@ pub struct Limits {
     pub hello: Duration,
 }
 
+/// What guests may want when they are told of a move before it begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Notices {
+    /// Longest notice that a guest gets because its applications want it.
+    pub notice_max: Duration,
+    /// A guest may hold a move that long beyond its notice.
+    pub hold_max: Duration,
+    /// A guest may postpone a move until that long after it was announced.
+    pub postpone_max: Duration,
+    pub veto: Vetoes,
+}
+
+/// Which moves a guest may refuse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Vetoes {
+    /// Those that are made for it: its requests, its schedule, its random moves.
+    Own,
+    All,
+    Never,
+}
+
+/// Moves at random times, for guests that ask for them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RandomMoves {
+    /// Hosts by name, this one mostly among them. Empty: not offered.
+    pub pool: Vec<String>,
+    /// Shortest gap that a guest may ask for, in seconds.
+    pub least_gap_s: u32,
+    /// Moves of one guest within 24 hours.
+    pub max_per_day: u16,
+}
+
 impl Config {
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(file)
@@ -188,7 +223,13 @@ mod tests {
             ("cpus = 4", "cpu = 4", "cpu"),
             ("[guests]", "[access]\nchange_group = \"a b\"\n[guests]", "access.change_group"),
             ("[guests]", "[limits]\nticket_ttl_s = 60\n[guests]", "limits.ticket_ttl_s"),
+            ("[guests]", "[notice]\nhold_max_s = 90000\n[guests]", "notice.hold_max_s"),
             ("[guests]", "[limits]\nmax_downtime_ms = 700000\n[guests]", "limits.max_downtime_ms"),
+            ("[guests]", "[random]\npool = [\"h1\", \"h3\"]\n[guests]", "random.pool"),
+            ("[guests]", "[random]\npool = [\"h1\"]\n[guests]", "random.pool"),
+            ("[guests]", "[random]\npool = [\"h1\", \"h1\"]\n[guests]", "random.pool"),
+            ("[guests]", "[random]\nmin_gap_s = 0\n[guests]", "random.min_gap_s"),
+            ("[guests]", "[random]\nmax_per_day = 0\n[guests]", "random.max_per_day"),
         ] {
             let text = parse(&GOOD.replace(from, to)).unwrap_err().to_string();
             assert!(text.contains("/etc/coms/broker.toml") && text.contains(key), "{text}");

@@ -1,5 +1,6 @@
 //! The file as typed.
 
+use super::Vetoes;
 use serde::Deserialize;
 use std::path::PathBuf;
 
@@ -13,6 +14,10 @@ pub(super) struct Typed {
     pub guests: TypedGuests,
     #[serde(default)]
     pub limits: TypedLimits,
+    #[serde(default)]
+    pub notice: TypedNotice,
+    #[serde(default)]
+    pub random: TypedRandom,
     #[serde(default)]
     pub aliases: TypedAliases,
     #[serde(default)]
@@ -85,6 +90,35 @@ impl Default for TypedLimits {
             min_vcpu_wait: 0.2,
             hello_s: 60,
         }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct TypedNotice {
+    pub notice_max_s: u64,
+    pub hold_max_s: u64,
+    pub postpone_max_s: u64,
+    pub veto: Vetoes,
+}
+
+impl Default for TypedNotice {
+    fn default() -> Self {
+        Self { notice_max_s: 60, hold_max_s: 300, postpone_max_s: 86_400, veto: Vetoes::Own }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct TypedRandom {
+    pub pool: Vec<String>,
+    pub min_gap_s: u64,
+    pub max_per_day: u64,
+}
+
+impl Default for TypedRandom {
+    fn default() -> Self {
+        Self { pool: Vec::new(), min_gap_s: 20, max_per_day: 5000 }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What is legal in a configuration and still seldom meant. For `comsctl config check`.
 
-use super::{Config, GuestPattern, Host};
+use super::{Config, GuestPattern, Host, Vetoes};
 use serde::Serialize;
 use std::fmt;
 use std::time::Duration;
@@ -29,6 +29,8 @@ impl Config {
         };
         self.unwise_guests(&mut say);
         self.unwise_limits(&mut say);
+        self.unwise_notices(&mut say);
+        self.unwise_random(&mut say);
         self.unwise_places(&mut say);
         if self.me.libvirt.ends_with(":///session") {
             say(
@@ -104,6 +106,47 @@ impl Config {
                 say("limits.max_downtime_ms", text, "300");
             }
             Some(_) | None => {}
+        }
+    }
+
+    fn unwise_notices(&self, say: &mut impl FnMut(&str, String, &str)) {
+        let n = &self.notices;
+        for (key, value, usual) in
+            [("notice.notice_max_s", n.notice_max, "60"), ("notice.hold_max_s", n.hold_max, "300")]
+        {
+            let s = value.as_secs();
+            if s > 3600 {
+                let text = format!("one guest may make whoever empties this host wait for {s} s");
+                say(key, text, &format!("{usual}; comsctl migrate --expedite does not wait"));
+            }
+        }
+        if n.postpone_max > Duration::from_secs(7 * 86_400) {
+            let text =
+                format!("guests may put off maintenance by {} days", n.postpone_max.as_secs() / 86_400);
+            say("notice.postpone_max_s", text, "86400");
+        }
+        if n.veto == Vetoes::All {
+            let text = "a guest may refuse the operator's moves; only --expedite empties this host".into();
+            say("notice.veto", text, "\"own\"");
+        }
+    }
+
+    fn unwise_random(&self, say: &mut impl FnMut(&str, String, &str)) {
+        let r = &self.random;
+        if r.pool.is_empty() {
+            return;
+        }
+        if r.pool.len() == 2 {
+            let text = "of two hosts the next one is known: only the time is random".into();
+            say("random.pool", text, "name at least three");
+        }
+        if !r.pool.contains(&self.me.name) {
+            let text = format!("guests leave {} at random and do not come back", self.me.name);
+            say("random.pool", text, "the same list on all hosts, each of them in it");
+        }
+        if r.least_gap_s < 20 {
+            let text = format!("a guest may be moved every {} s, all day", r.least_gap_s);
+            say("random.min_gap_s", text, "20, the shortest gap of the paper, or more");
         }
     }
 
@@ -194,6 +237,7 @@ mod tests {
     #[test]
     fn each_doubt_names_its_key() {
         let limit = |line: &str| WISE.replace("[guests]", &format!("[limits]\n{line}\n[guests]"));
+        let notice = |line: &str| WISE.replace("[guests]", &format!("[notice]\n{line}\n[guests]"));
         let peer = |uri: &str| WISE.replace("qemu+tls://h2/system", uri);
         for (text, key) in [
             (WISE.replace("\"web-*\"", ""), "guests.enabled"),
@@ -213,6 +257,10 @@ mod tests {
             (peer("qemu+ssh://root@h2/system"), "hosts[0].libvirt"),
             (peer("qemu+tls://h2/system?no_verify=1"), "hosts[0].libvirt"),
             (peer("qemu+tls://127.0.0.1/system"), "hosts[0].libvirt"),
+            (notice("notice_max_s = 7200"), "notice.notice_max_s"),
+            (notice("hold_max_s = 7200"), "notice.hold_max_s"),
+            (notice("postpone_max_s = 2000000"), "notice.postpone_max_s"),
+            (notice("veto = \"all\""), "notice.veto"),
             (limit("cooldown_s = 5"), "limits.cooldown_s"),
             (limit("max_total_s = 5"), "limits.max_total_s"),
             (limit("requests_per_minute = 600"), "limits.requests_per_minute"),
@@ -222,6 +270,7 @@ mod tests {
             (limit("bandwidth_mib_s = 1"), "limits.bandwidth_mib_s"),
             (limit("max_downtime_ms = 60000"), "limits.max_downtime_ms"),
             (limit("max_downtime_ms = 5"), "limits.max_downtime_ms"),
+            (WISE.to_owned() + "[random]\npool = [\"h1\", \"h2\"]", "random.pool"),
         ] {
             assert_eq!(keys(&text), [key], "{text}");
         }

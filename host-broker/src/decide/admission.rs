@@ -137,6 +137,7 @@ mod tests {
             vcpus: 1,
             needs: Needs { virt_type: "qemu".into(), arch: "x86_64".into(), machine: "pc".into() },
             ticket_xml: None,
+            random_xml: None,
             job_active: false,
         }
     }

@@ -2,7 +2,7 @@
 
 use super::Broker;
 use super::alarms::Kind;
-use super::guest::{Arrival, Stage};
+use super::guest::{Arrival, Came, Stage};
 use super::moves::to_wire;
 use super::standing::{Standing, judge};
 use crate::action::{Action, Level};
@@ -30,9 +30,14 @@ impl Broker {
         let Some(guest) = self.guests.get_mut(&uuid) else { return };
         guest.undecided = false;
         if !guest.mv.is_none() {
+            // An announced one waits until that is told.
+            if guest.came.is_some() && !guest.mv.is_under_way() {
+                self.came_unexplained(now, uuid);
+            }
             return;
         }
         let Some(xml) = guest.domain.ticket_xml.clone() else {
+            self.came_unexplained(now, uuid);
             return;
         };
         let ticket = match Ticket::from_xml(&xml) {
@@ -89,6 +94,10 @@ impl Broker {
     }
 
     fn void(&mut self, now: Now, uuid: Uuid, why: &str) {
+        // It gets a ticket that means something.
+        if self.came_unexplained(now, uuid) {
+            return;
+        }
         let Some(guest) = self.guests.get_mut(&uuid) else { return };
         if guest.clear_ticket_at.is_none() {
             self.log(Level::Info, Some(uuid), format!("a ticket without effect is removed: {why}"));
@@ -103,6 +112,9 @@ impl Broker {
             return self.out.push(Action::Look { uuid });
         };
         guest.domain.state = DomainState::Running { arrived: true };
+        // A look may have been quicker, and its ticket may be being written.
+        let ticket = guest.came.and_then(|c| c.ticket);
+        guest.came = Some(Came { at: Some(now.mono), ticket });
         match &guest.arrival {
             Some(arrival) if arrival.ticket.expires_unix_ms >= now.unix_ms => {
                 let ticket = arrival.ticket;
@@ -116,21 +128,23 @@ impl Broker {
         }
     }
 
-    fn here(&mut self, now: Now, uuid: Uuid, ticket: Ticket, at: Option<Duration>) {
+    pub(super) fn here(&mut self, now: Now, uuid: Uuid, ticket: Ticket, at: Option<Duration>) {
         let Some(guest) = self.guests.get_mut(&uuid) else { return };
         if guest
             .arrival
             .as_ref()
             .is_some_and(|a| a.ticket.attempt == ticket.attempt && a.stage != Stage::Coming)
         {
+            guest.came = None;
             return;
         }
         let migration = ticket.migration;
         guest.undecided = false;
+        let at = at.or(guest.came.take().and_then(|c| c.at));
         guest.arrival =
             Some(Arrival { ticket, stage: Stage::Here { at, since: now.mono }, since: now.mono, told: None });
         self.record_arrival(now, uuid, &ticket);
-        self.moved(uuid, now.unix_ms);
+        self.moved(uuid, now.unix_ms, ticket.initiator);
         if let Some(record) = self.record_mut(migration) {
             record.state = MoveState::Arrived;
             record.ended_unix_ms = Some(now.unix_ms);

@@ -4,7 +4,9 @@
 //! off at its next step; while memory is copied, libvirt is told to abort. After switch-over it is too late.
 
 use super::Broker;
+use super::announce::of_customer;
 use super::guest::Move;
+use super::moves::End;
 use crate::action::{Action, Level};
 use crate::control::Reply;
 use crate::event::{Caller, Now};
@@ -26,7 +28,7 @@ impl Broker {
             return;
         }
         let migration = plan.migration;
-        let began_it = plan.initiator == Initiator::Customer && plan.requests.first() == Some(&request);
+        let began_it = of_customer(plan.initiator) && plan.requests.first() == Some(&request);
         if began_it && plan.requests.len() == 1 {
             if self.cancel(now, uuid, Initiator::Customer).is_ok() {
                 self.log(
@@ -63,7 +65,7 @@ impl Broker {
         self.out.push(Action::Reply { caller, reply: Box::new(reply) });
     }
 
-    fn cancel(&mut self, now: Now, uuid: Uuid, by: Initiator) -> Result<(), String> {
+    pub(super) fn cancel(&mut self, now: Now, uuid: Uuid, by: Initiator) -> Result<(), String> {
         let Some(guest) = self.guests.get_mut(&uuid) else { return Ok(()) };
         if let Move::Running { switching_over: true, plan, .. } = &guest.mv {
             return Err(format!("{}: too late, it is switching over", plan.migration));
@@ -71,8 +73,14 @@ impl Broker {
         if let Some(plan) = guest.mv.plan_mut() {
             plan.cancelled_by.get_or_insert(by);
         }
+        if let Move::Announced { plan, .. } = &guest.mv {
+            // Nothing was begun: that is its end.
+            let plan = plan.clone();
+            self.did_not_leave(now, uuid, &plan, End::Cancelled(by));
+            return Ok(());
+        }
         match &mut guest.mv {
-            Move::None | Move::Choosing(_) | Move::WritingTicket { .. } => {}
+            Move::None | Move::Announced { .. } | Move::Choosing(_) | Move::WritingTicket { .. } => {}
             Move::Running { abort_at, .. } | Move::Unclear { abort_at, .. } => {
                 *abort_at = now.mono + CANCEL_AGAIN;
                 self.out.push(Action::Abort { uuid });
@@ -85,14 +93,18 @@ impl Broker {
     pub(super) fn pause(&mut self, now: Now, caller: Caller, let_finish: bool) {
         self.paused = true;
         self.out.push(Action::KeepPaused(true));
-        let of_customer = |g: &super::Guest| {
-            g.mv.plan().is_some_and(|p| p.initiator == Initiator::Customer && p.cancelled_by.is_none())
+        let customers = |g: &super::Guest| {
+            g.mv.plan().is_some_and(|p| of_customer(p.initiator) && p.cancelled_by.is_none())
         };
-        let moving: Vec<Uuid> =
-            self.guests.iter().filter(|(_, g)| of_customer(g)).map(|(uuid, _)| *uuid).collect();
+        // What is only announced has not begun: there is nothing to finish.
+        let moving: Vec<(Uuid, bool)> = (self.guests.iter().filter(|(_, g)| customers(g)))
+            .map(|(uuid, g)| (*uuid, g.mv.is_under_way()))
+            .collect();
         let cancelled = moving
             .iter()
-            .filter(|uuid| !let_finish && self.cancel(now, **uuid, Initiator::Operator).is_ok())
+            .filter(|(uuid, begun)| {
+                !(let_finish && *begun) && self.cancel(now, *uuid, Initiator::Operator).is_ok()
+            })
             .count();
         let text = format!(
             "customers' moves are paused on this host; {cancelled} of {} under way are being cancelled, the others \

@@ -1,11 +1,13 @@
 //! What the broker holds of one domain.
 
 use super::placement::Considered;
+use super::random::Random;
+use crate::announced::Kept;
 use crate::hypervisor::{Domain, HvError, JobFigures};
 use crate::ticket::Ticket;
-use coms_protocol::guest_to_host::{Waiting, Wishes};
+use coms_protocol::guest_to_host::{Attend, Waiting, Wishes};
 use coms_protocol::host_to_guest::{Completed, HostToGuest};
-use coms_protocol::types::{Initiator, MigrationId, RequestId, Technique};
+use coms_protocol::types::{Cause, Initiator, MigrationId, NoticeReason, RequestId, Technique};
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -24,6 +26,8 @@ pub struct Guest {
     pub attached: Option<PathBuf>,
     /// Its agent, while it answers.
     pub agent: Option<String>,
+    /// What its applications want to be asked, since its agent said so to this broker.
+    pub attend: Option<Attend>,
     /// What its last hello waits for and has not been answered yet.
     pub waiting: Vec<Waiting>,
     answers: VecDeque<(RequestId, HostToGuest)>,
@@ -33,6 +37,10 @@ pub struct Guest {
     pub mv: Move,
     /// To here.
     pub arrival: Option<Arrival>,
+    /// Away from here, by somebody past the broker.
+    pub foreign: Option<Foreign>,
+    /// It came by migration, and no ticket of a broker's has explained that.
+    pub came: Option<Came>,
     /// Its ticket does not tell yet what became of a move: answers wait.
     pub undecided: bool,
     /// When it was last looked at because of that.
@@ -46,6 +54,7 @@ pub struct Guest {
     pub concluded: Option<MigrationId>,
     /// A ticket that means nothing any more is in the metadata; try again then.
     pub clear_ticket_at: Option<Duration>,
+    pub random: Random,
 }
 
 impl Guest {
@@ -54,17 +63,21 @@ impl Guest {
             domain,
             attached: None,
             agent: None,
+            attend: None,
             waiting: Vec::new(),
             answers: VecDeque::new(),
             asked_at: VecDeque::new(),
             mv: Move::None,
             arrival: None,
+            foreign: None,
+            came: None,
             undecided: false,
             looked: Duration::ZERO,
             began_unseen: false,
             outdated_attempt: None,
             concluded: None,
             clear_ticket_at: None,
+            random: Random::default(),
         }
     }
 
@@ -89,6 +102,9 @@ impl Guest {
 /// A move away from this host.
 ///
 /// ```text
+///   None -> Announced -> Choosing -> ... (a guest that does not attend is not announced to: None -> Choosing)
+///     ^        | cancelled, vetoed
+///     |        v
 ///   None -> Choosing -> WritingTicket -> Running --call ok / left--> (forgotten: it is elsewhere)
 ///     ^        |             |              |  error, or the call was lost, or begun by a former broker
 ///     |        v             v              v
@@ -101,6 +117,11 @@ impl Guest {
 #[derive(Debug)]
 pub enum Move {
     None,
+    /// The guest was told, and has the time that policy gives it.
+    Announced {
+        plan: Plan,
+        wait: Wait,
+    },
     Choosing(Plan),
     WritingTicket {
         plan: Plan,
@@ -138,10 +159,21 @@ impl Move {
         matches!(self, Move::None)
     }
 
+    /// Uses the host, or is about to: an announced one only waits.
+    pub fn is_under_way(&self) -> bool {
+        match self {
+            Move::None | Move::Announced { .. } => false,
+            Move::Choosing(_) | Move::WritingTicket { .. } | Move::Running { .. } | Move::Unclear { .. } => {
+                true
+            }
+        }
+    }
+
     pub fn plan(&self) -> Option<&Plan> {
         match self {
             Move::None => None,
-            Move::Choosing(plan)
+            Move::Announced { plan, .. }
+            | Move::Choosing(plan)
             | Move::WritingTicket { plan, .. }
             | Move::Running { plan, .. }
             | Move::Unclear { plan, .. } => Some(plan),
@@ -151,7 +183,8 @@ impl Move {
     pub fn plan_mut(&mut self) -> Option<&mut Plan> {
         match self {
             Move::None => None,
-            Move::Choosing(plan)
+            Move::Announced { plan, .. }
+            | Move::Choosing(plan)
             | Move::WritingTicket { plan, .. }
             | Move::Running { plan, .. }
             | Move::Unclear { plan, .. } => Some(plan),
@@ -165,7 +198,7 @@ impl Move {
     /// libvirt may have moved it: a domain that is no longer here need not be dead.
     pub fn may_have_left(&self) -> bool {
         match self {
-            Move::None | Move::Choosing(_) | Move::WritingTicket { .. } => false,
+            Move::None | Move::Announced { .. } | Move::Choosing(_) | Move::WritingTicket { .. } => false,
             Move::Running { .. } | Move::Unclear { .. } => true,
         }
     }
@@ -178,6 +211,9 @@ pub struct Plan {
     /// Answered by this move: the one that began it first.
     pub requests: Vec<RequestId>,
     pub initiator: Initiator,
+    pub reason: NoticeReason,
+    /// The operator's hurry: what the guest wants does not count.
+    pub expedited: bool,
     pub wishes: Wishes,
     pub technique: Technique,
     /// Only to this host (`comsctl migrate --to`).
@@ -185,13 +221,57 @@ pub struct Plan {
     /// Only to a host that is less busy: the guest complains of this one.
     pub wants_relief: bool,
     pub received: Duration,
-    /// The guest was told that it is accepted.
+    /// The guest was told of it: that it is accepted, or that it is to come.
     pub accepted: bool,
     pub destination: Option<String>,
     pub considered: Vec<Considered>,
     pub figures: JobFigures,
     /// Not wanted any more, and by whom.
     pub cancelled_by: Option<Initiator>,
+    /// What a next broker is to know of it, should this one be killed before the ticket is written.
+    pub kept: Option<Box<Kept>>,
+}
+
+/// How long an announced move waits.
+#[derive(Debug, Clone, Copy)]
+pub struct Wait {
+    /// The end of its notice, put off by postpones.
+    pub earliest: Duration,
+    /// A hold may last this long beyond `earliest`.
+    pub hold: Duration,
+    pub held_until: Option<Duration>,
+    /// What holds it or put it off, and how many, as the guest says.
+    pub held_by: Option<(Cause, u16)>,
+    /// It cannot be postponed beyond that.
+    pub latest: Duration,
+    pub postpones: u32,
+}
+
+impl Wait {
+    pub fn begins(&self) -> Duration {
+        self.held_until.map_or(self.earliest, |held| held.max(self.earliest))
+    }
+}
+
+/// A migration away from here that this broker has not begun.
+#[derive(Debug)]
+pub struct Foreign {
+    pub migration: MigrationId,
+    pub since: Duration,
+    /// libvirt says that it is a migration, and the guest was told.
+    pub told: bool,
+    /// Its job is over; where the domain is, a look will show.
+    pub over: bool,
+    pub figures: JobFigures,
+}
+
+/// Its arrival here.
+#[derive(Debug, Clone, Copy)]
+pub struct Came {
+    /// When Finish succeeded, if this broker was there.
+    pub at: Option<Duration>,
+    /// Being written, so that the arrival is told even by a next broker.
+    pub ticket: Option<Ticket>,
 }
 
 /// A move to this host, as its ticket tells it.

@@ -8,6 +8,8 @@
 //!   admission   may it be moved now?                     placement  where to?     load  how busy is a host?
 //!   standing    what does a ticket in a domain mean?     views      what comsctl sees
 //!   alarms      what somebody should look at          reload    the configuration changes
+//!   random      moves at random times
+//!   announce    a guest is asked before it is moved    foreign    moves that this broker did not begin
 //! ```
 //!
 //! libvirt is the truth about where a VM is; this is only what we make of it. Each domain is looked at afresh
@@ -16,12 +18,15 @@
 
 pub mod admission;
 mod alarms;
+mod announce;
 mod arrivals;
 mod cancel;
+mod foreign;
 mod guest;
 pub mod load;
 mod moves;
 pub mod placement;
+pub mod random;
 mod recovery;
 mod reload;
 mod requests;
@@ -32,6 +37,7 @@ mod views;
 
 use crate::action::{Action, Level};
 use crate::alias::AliasKey;
+use crate::announced::{Kept, Stays};
 use crate::config::{Config, Host};
 use crate::control::Alarm;
 use crate::event::{Event, LinkEvent, Now};
@@ -40,8 +46,8 @@ use crate::records::{MoveRecord, MoveState};
 use admission::Denial;
 use coms_protocol::guest_to_host::GuestToHost;
 use coms_protocol::host_to_guest::{HostHello, HostToGuest};
-use coms_protocol::types::{DenyReason, MigrationId, Place, Text};
-use guest::{Guest, Move};
+use coms_protocol::types::{DenyReason, Initiator, MigrationId, Place, Text};
+use guest::{Came, Guest, Move};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use uuid::Uuid;
@@ -73,10 +79,18 @@ pub struct Broker {
     hosts: BTreeMap<String, load::History>,
     guests: BTreeMap<Uuid, Guest>,
     records: VecDeque<MoveRecord>,
-    /// When each guest last moved.
+    /// When each guest last moved, but at random: those moves have a budget of their own.
     moved_unix_ms: BTreeMap<Uuid, u64>,
     /// Customers' moves are paused by the operator.
     paused: bool,
+    /// What a former broker announced to domains that were not seen yet, and all that a next one is to know.
+    to_take_up: BTreeMap<Uuid, Kept>,
+    kept: Vec<Kept>,
+    /// Which domains are here. None: no broker was here before.
+    stays: Option<Stays>,
+    stays_touched: bool,
+    /// All domains were listed since the start.
+    listed: bool,
     /// The local libvirt answers.
     connected: bool,
     /// The next sign of life for the other hosts' brokers.
@@ -116,8 +130,13 @@ impl Broker {
         let skip = past.len().saturating_sub(RECORDS);
         let moved =
             |r: &&MoveRecord| matches!(r.state, MoveState::Left | MoveState::Arrived | MoveState::Completed);
-        let moved_unix_ms =
-            past.iter().filter(moved).filter_map(|r| Some((r.uuid, r.ended_unix_ms?))).collect();
+        let charged = |r: &&MoveRecord| r.initiator != Initiator::Random;
+        let moved_unix_ms = past
+            .iter()
+            .filter(moved)
+            .filter(charged)
+            .filter_map(|r| Some((r.uuid, r.ended_unix_ms?)))
+            .collect();
         Self {
             config,
             aliases,
@@ -128,6 +147,11 @@ impl Broker {
             records: past.into_iter().skip(skip).collect(),
             moved_unix_ms,
             paused: false,
+            to_take_up: BTreeMap::new(),
+            kept: Vec::new(),
+            stays: None,
+            stays_touched: false,
+            listed: false,
             connected: false,
             beat: 0,
             beat_at: Duration::ZERO,
@@ -149,6 +173,12 @@ impl Broker {
         Self { paused, ..self }
     }
 
+    /// What a former broker announced, and which domains it had.
+    pub fn after(self, announced: Vec<Kept>, stays: Option<Stays>) -> Self {
+        let to_take_up = announced.iter().map(|k| (k.uuid, k.clone())).collect();
+        Self { to_take_up, kept: announced, stays, ..self }
+    }
+
     /// Takes one event; returns what is to be done, in order.
     pub fn handle(&mut self, now: Now, event: Event) -> Vec<Action> {
         self.unix_ms = now.unix_ms;
@@ -160,6 +190,9 @@ impl Broker {
                 self.relist_at = now.mono + RELIST;
                 self.all_seen(now, domains);
                 self.first_list_due = false;
+                self.listed = true;
+                self.stays_touched = true;
+                self.drop_what_is_not_here(now);
             }
             Event::Domains(Err(e)) => {
                 self.relist_at = now.mono + RELIST_SOON;
@@ -182,7 +215,9 @@ impl Broker {
                 self.ticket_written(now, uuid, migration, result)
             }
             Event::TicketCleared { uuid, result } => self.ticket_cleared(now, uuid, result),
+            Event::ScheduleWritten { uuid, result } => self.schedule_written(now, uuid, result),
             Event::Progress { uuid, migration, figures } => self.progress(now, uuid, migration, &figures),
+            Event::Watched { uuid, migration } => self.watched(uuid, migration),
             Event::Returned { uuid, migration, result } => self.returned(now, uuid, migration, result),
             Event::Figures { uuid, migration, figures } => {
                 self.arrival_figures(now, uuid, migration, figures.as_deref())
@@ -196,6 +231,9 @@ impl Broker {
         }
         if std::mem::take(&mut self.records_touched) {
             self.records.iter_mut().for_each(|r| r.note_step(now.unix_ms));
+        }
+        if std::mem::take(&mut self.stays_touched) {
+            self.keep_stays();
         }
         std::mem::take(&mut self.out)
     }
@@ -221,7 +259,7 @@ impl Broker {
             HvEvent::SwitchingOver { uuid } => self.switching_over(now, uuid),
             HvEvent::Left { uuid } => self.left(now, uuid),
             HvEvent::Gone { uuid } => self.out.push(Action::Look { uuid }),
-            HvEvent::Iteration { uuid, round } => self.iteration(uuid, round),
+            HvEvent::Iteration { uuid, round } => self.iteration(now, uuid, round),
             HvEvent::JobCompleted { uuid, figures } => self.job_completed(uuid, &figures),
         }
     }
@@ -233,7 +271,16 @@ impl Broker {
         self.out.extend(gone.into_iter().map(|uuid| Action::Look { uuid }));
         for domain in domains {
             if self.first_list_due {
-                self.guests.entry(domain.uuid).or_insert_with(|| Guest::found(domain.clone()));
+                let known =
+                    self.stays.as_ref().is_none_or(|s| s.get(&domain.uuid) == domain.channel.as_ref());
+                self.guests.entry(domain.uuid).or_insert_with(|| {
+                    let mut guest = Guest::found(domain.clone());
+                    if domain.state == (DomainState::Running { arrived: true }) && !known {
+                        // It came while nobody listened.
+                        guest.came = Some(Came { at: None, ticket: None });
+                    }
+                    guest
+                });
             }
             self.seen(now, domain);
         }
@@ -252,12 +299,19 @@ impl Broker {
             | DomainState::Paused { .. }
             | DomainState::Other => domain.channel.clone(),
         };
+        let arrived = domain.state == DomainState::Running { arrived: true };
+        let is_new = !self.guests.contains_key(&uuid);
         let guest = self.guests.entry(uuid).or_insert_with(|| Guest::new(domain.clone()));
+        let was_coming = matches!(guest.domain.state, DomainState::Incoming | DomainState::RunningPostCopy);
+        if arrived && (is_new || was_coming) && guest.came.is_none() {
+            guest.came = Some(Came { at: None, ticket: None });
+        }
         guest.domain = domain;
+        self.stays_touched |= guest.attached != channel;
         if guest.attached != channel {
             if guest.attached.is_some() {
                 self.out.push(Action::Detach { uuid });
-                guest.agent = None;
+                (guest.agent, guest.attend) = (None, None);
             }
             if let Some(channel) = channel.clone() {
                 self.out.push(Action::Attach { uuid, channel, hello });
@@ -266,6 +320,8 @@ impl Broker {
         }
         self.source_looks(now, uuid);
         self.read_ticket(now, uuid);
+        self.take_up_announced(now, uuid);
+        self.read_schedule(now, uuid);
         self.answer_waiting(uuid);
     }
 
@@ -296,16 +352,33 @@ impl Broker {
             // The call is about to tell whether it left or was destroyed on the way.
             Move::Running { .. } => return,
             Move::Unclear { .. } => self.left(now, uuid),
-            Move::Choosing(_) | Move::WritingTicket { .. } => {
+            Move::Announced { .. } | Move::Choosing(_) | Move::WritingTicket { .. } => {
                 let gone = Denial::new(DenyReason::CannotMove);
                 self.call_off(now, uuid, gone, Some("the domain is gone".into()));
             }
             Move::None => {}
         }
+        self.foreign_left(now, uuid);
         self.arrival_lost(now, uuid);
         self.settled_with(uuid);
         self.failed_at.remove(&uuid);
         self.guests.remove(&uuid);
+        self.stays_touched = true;
+    }
+
+    /// A domain that came and is not told yet is not noted: it would be as if it had always been here.
+    fn keep_stays(&mut self) {
+        if !self.listed {
+            return;
+        }
+        let here = |(uuid, g): (&Uuid, &Guest)| {
+            Some((*uuid, g.domain.channel.clone().filter(|_| g.came.is_none() && g.attached.is_some())?))
+        };
+        let stays: Stays = self.guests.iter().filter_map(here).collect();
+        if self.stays.as_ref() != Some(&stays) {
+            self.stays = Some(stays.clone());
+            self.out.push(Action::KeepStays(stays));
+        }
     }
 
     fn sampled(&mut self, now: Now, host: &str, result: Result<crate::hypervisor::HostSample, HvError>) {
@@ -337,19 +410,38 @@ impl Broker {
     fn link(&mut self, now: Now, uuid: Uuid, event: LinkEvent) {
         let Some(guest) = self.guests.get_mut(&uuid) else { return };
         match event {
-            LinkEvent::Established { hello } => {
+            LinkEvent::Established { hello, new_peer } => {
                 guest.agent = Some(hello.agent.to_string());
                 guest.waiting = hello.waiting.as_slice().to_vec();
+                if new_peer {
+                    guest.attend = None;
+                }
                 self.settled(alarms::Kind::Silent, Some(uuid));
                 self.answer_waiting(uuid);
+                if new_peer {
+                    self.let_go(now, uuid);
+                    self.tell_announced(now, uuid);
+                }
             }
-            LinkEvent::Lost => guest.agent = None,
+            LinkEvent::Lost => {
+                guest.agent = None;
+                self.let_go(now, uuid);
+            }
             LinkEvent::Said(GuestToHost::Request(request)) => self.request(now, uuid, request),
             // Answered on the spot by the link: they ask nothing of the broker.
             LinkEvent::Said(GuestToHost::Cancel(cancel)) => {
                 self.cancelled_by_guest(now, uuid, cancel.request)
             }
             LinkEvent::Said(GuestToHost::Ping(_) | GuestToHost::TimeQuery(_)) => {}
+            LinkEvent::Said(GuestToHost::Attend(m)) => self.attend(now, uuid, m),
+            LinkEvent::Said(GuestToHost::Ready(m)) => self.ready(now, uuid, m),
+            LinkEvent::Said(GuestToHost::Hold(m)) => self.hold(now, uuid, m),
+            LinkEvent::Said(GuestToHost::Postpone(m)) => self.postpone(now, uuid, m),
+            LinkEvent::Said(GuestToHost::Veto(m)) => self.veto(now, uuid, m),
+            LinkEvent::Said(GuestToHost::HostsQuery(m)) => self.hosts_for(now, uuid, m.number),
+            LinkEvent::Said(GuestToHost::RandomStart(start)) => self.random_start(now, uuid, start),
+            LinkEvent::Said(GuestToHost::RandomStop(stop)) => self.random_stop(now, uuid, stop.number),
+            LinkEvent::Said(GuestToHost::RandomQuery(query)) => self.random_query(now, uuid, query.number),
             LinkEvent::Delivered(HostToGuest::Completed(c)) => {
                 self.completed_delivered(now, uuid, c.migration)
             }
@@ -373,6 +465,8 @@ impl Broker {
         let uuids: Vec<Uuid> = self.guests.keys().copied().collect();
         for uuid in uuids {
             self.time_limit(now, uuid);
+            self.announced_tick(now, uuid);
+            self.foreign_tick(now, uuid);
             let Some(guest) = self.guests.get_mut(&uuid) else { continue };
             if let Move::Unclear { looked, .. } = &mut guest.mv
                 && *looked + LOOK_AGAIN <= now.mono
@@ -389,6 +483,7 @@ impl Broker {
                 self.out.push(Action::ClearTicket { uuid });
             }
             self.arrival_tick(now, uuid);
+            self.random_tick(now, uuid);
         }
     }
 
@@ -497,7 +592,9 @@ impl Broker {
     }
 
     /// Apart from the records, which are as many as they are: no guest can crowd out another's rest.
-    fn moved(&mut self, uuid: Uuid, unix_ms: u64) {
-        self.moved_unix_ms.insert(uuid, unix_ms);
+    fn moved(&mut self, uuid: Uuid, unix_ms: u64, by: Initiator) {
+        if by != Initiator::Random {
+            self.moved_unix_ms.insert(uuid, unix_ms);
+        }
     }
 }

@@ -10,7 +10,7 @@ use crate::event::Now;
 use crate::hypervisor::{DomainState, HvError, JobFigures, MigrateSpec};
 use crate::records::MoveState;
 use crate::ticket::Ticket;
-use coms_protocol::host_to_guest::{Accepted, Cancelled, Failed, Notice, Progress};
+use coms_protocol::host_to_guest::{Accepted, Cancelled, Failed, Progress};
 use coms_protocol::types::{
     DenyReason, FailReason, Figures, Initiator, MigrationId, Phase, RequestId, Technique,
 };
@@ -72,6 +72,9 @@ impl Broker {
         migration: MigrationId,
         result: Result<(), HvError>,
     ) {
+        if self.foreign_ticket_written(now, uuid, migration, &result) {
+            return;
+        }
         let Some(guest) = self.guests.get_mut(&uuid) else { return };
         let Move::WritingTicket { plan, ticket } = &guest.mv else { return };
         if plan.migration != migration {
@@ -104,18 +107,13 @@ impl Broker {
             auto_converge: plan.technique == Technique::AutoConverge,
             max_downtime_ms: wished_ms.into_iter().chain(limits.max_downtime_ms).min(),
         };
-        plan.accepted = true;
+        let announced = std::mem::replace(&mut plan.accepted, true);
+        plan.kept = None;
         guest.arrival = None;
-        let notice = Notice {
-            migration,
-            request: ticket.request,
-            initiator: plan.initiator,
-            technique: plan.technique,
-            starts_in_ms: 0,
-            predicted_downtime_ms: None,
-            predicted_total_ms: None,
-        };
-        let requests = plan.requests.clone();
+        let attends = guest.attends().is_some();
+        let requests = if announced { Vec::new() } else { plan.requests.clone() };
+        let (terms, notice) = (self.terms(now, &plan, None), self.notice(&plan, 0));
+        let Some(guest) = self.guests.get_mut(&uuid) else { return };
         let waited = now.mono.saturating_sub(plan.received);
         guest.domain.ticket_xml = Some(ticket.to_xml());
         guest.mv = Move::Running {
@@ -129,7 +127,14 @@ impl Broker {
         for request in requests {
             self.tell(uuid, Accepted { request, migration });
         }
-        self.tell(uuid, notice);
+        if !announced {
+            if attends {
+                self.tell(uuid, terms);
+            }
+            self.tell(uuid, notice);
+        }
+        self.tell_phase(now, uuid, migration, Phase::Copying);
+        self.keep_announced(now);
         if let Some(record) = self.record_mut(migration) {
             record.state = MoveState::Copying;
             record.request_to_call_ms = Some(waited.as_secs_f64() * 1000.0);
@@ -139,6 +144,9 @@ impl Broker {
 
     pub(super) fn progress(&mut self, now: Now, uuid: Uuid, migration: MigrationId, figures: &JobFigures) {
         let Some(guest) = self.guests.get_mut(&uuid) else { return };
+        if guest.foreign.as_ref().is_some_and(|f| f.migration == migration) {
+            return self.foreign_progress(now, uuid, figures);
+        }
         let Move::Running { plan, started, .. } = &mut guest.mv else { return };
         if plan.migration != migration {
             return;
@@ -158,16 +166,21 @@ impl Broker {
         self.out.push(Action::TellOnce { uuid, message: message.into() });
     }
 
-    pub(super) fn iteration(&mut self, uuid: Uuid, round: u32) {
-        if let Some(guest) = self.guests.get_mut(&uuid)
-            && let Move::Running { rounds, .. } | Move::Unclear { rounds, .. } = &mut guest.mv
-        {
-            *rounds = round.max(*rounds);
+    pub(super) fn iteration(&mut self, now: Now, uuid: Uuid, round: u32) {
+        let Some(guest) = self.guests.get_mut(&uuid) else { return };
+        match &mut guest.mv {
+            Move::Running { rounds, .. } | Move::Unclear { rounds, .. } => *rounds = round.max(*rounds),
+            Move::None | Move::Announced { .. } | Move::Choosing(_) | Move::WritingTicket { .. } => {
+                self.foreign_sign(now, uuid);
+            }
         }
     }
 
     pub(super) fn job_completed(&mut self, uuid: Uuid, figures: &JobFigures) {
         let Some(guest) = self.guests.get_mut(&uuid) else { return };
+        if let Some(foreign) = &mut guest.foreign {
+            foreign.figures = figures.clone();
+        }
         let Some(plan) = guest.mv.plan_mut() else { return };
         plan.figures = figures.clone();
         let migration = plan.migration;
@@ -198,7 +211,11 @@ impl Broker {
             Move::Unclear { plan, time_limit_hit, abort_at, .. } if job_active => {
                 (plan, time_limit_hit, abort_at)
             }
-            Move::None | Move::Choosing(_) | Move::WritingTicket { .. } | Move::Unclear { .. } => return,
+            Move::None
+            | Move::Announced { .. }
+            | Move::Choosing(_)
+            | Move::WritingTicket { .. }
+            | Move::Unclear { .. } => return,
         };
         if *abort_at > now.mono {
             return;
@@ -261,6 +278,7 @@ impl Broker {
     pub(super) fn left(&mut self, now: Now, uuid: Uuid) {
         let Some(guest) = self.guests.get_mut(&uuid) else { return };
         if !guest.mv.may_have_left() {
+            self.foreign_left(now, uuid);
             self.out.push(Action::Look { uuid });
             return;
         }
@@ -270,7 +288,7 @@ impl Broker {
         if guest.attached.is_some() {
             self.out.push(Action::Detach { uuid });
         }
-        let relieved = plan.wants_relief;
+        let (relieved, by) = (plan.wants_relief, plan.initiator);
         self.guests.remove(&uuid);
         self.settled_with(uuid);
         self.failed_at.remove(&uuid);
@@ -278,7 +296,7 @@ impl Broker {
             self.relief_rest_until = now.mono + RELIEF_REST;
             self.relieved_at = now.mono;
         }
-        self.moved(uuid, now.unix_ms);
+        self.moved(uuid, now.unix_ms, by);
         if let Some(record) = self.record_mut(migration) {
             record.state = MoveState::Left;
             record.ended_unix_ms = Some(now.unix_ms);
@@ -291,6 +309,7 @@ impl Broker {
 
     /// Called with every fresh look: finds the end of a move whose call failed or was lost.
     pub(super) fn source_looks(&mut self, now: Now, uuid: Uuid) {
+        self.foreign_looks(now, uuid);
         let Some(guest) = self.guests.get(&uuid) else { return };
         if guest.domain.state.runs() && !guest.domain.job_active && self.may_run_twice(now, uuid) {
             return;
@@ -348,7 +367,9 @@ impl Broker {
         if matches!(end, End::Failed(_)) {
             self.failed_at.insert(uuid, now.mono);
         }
+        let mut ticketless = false;
         if let Some(guest) = self.guests.get_mut(&uuid) {
+            ticketless = matches!(guest.mv, Move::Announced { .. });
             guest.mv = Move::None;
             guest.concluded = Some(migration);
             guest.waiting.retain(|w| !plan.requests.contains(&w.request));
@@ -359,8 +380,10 @@ impl Broker {
             record.ended_unix_ms = Some(now.unix_ms);
             record.figures = figures;
             record.bytes_remaining = None;
+            record.waits = None;
         }
         self.save_record(migration);
+        self.keep_announced(now);
         self.log(Level::Warn, Some(uuid), format!("{migration}: the domain stays here: {reason}"));
         // One that nobody asked for is told once, under no request.
         let askers: Vec<Option<RequestId>> = if plan.requests.is_empty() {
@@ -391,7 +414,9 @@ impl Broker {
                 (End::Cancelled(by), None) => self.tell(uuid, Cancelled { migration, request, by, figures }),
             }
         }
-        self.clear_ticket(now, uuid);
+        if !ticketless {
+            self.clear_ticket(now, uuid);
+        }
     }
 }
 

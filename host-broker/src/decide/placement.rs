@@ -57,6 +57,14 @@ pub enum Verdict {
     },
     OtherRegion,
     NotTheOneAskedFor,
+    /// Random moves do not go there.
+    NotInPool,
+    /// Drawn among this many.
+    Drawn {
+        among: usize,
+    },
+    /// As good as the one that was drawn.
+    NotDrawn,
     /// As busy as the host it would leave.
     NoRelief {
         load: f64,
@@ -120,6 +128,34 @@ pub fn choose(candidates: &[Candidate], demand: &Demand) -> Decision {
     Decision { chosen: chosen.map(|i| candidates[i].name.clone()), considered }
 }
 
+/// Else what is free and what would be needed, in KiB.
+pub(super) fn has_room(load: &Load, memory_kib: u64) -> Result<(), (u64, u64)> {
+    let free_kib = load.memory_kib.saturating_sub(load.committed_kib);
+    let needed_kib = memory_kib + RESERVE_KIB;
+    if free_kib < needed_kib { Err((free_kib, needed_kib)) } else { Ok(()) }
+}
+
+/// One of the fit hosts of the pool, each as likely as any other, however busy it is.
+pub fn draw(candidates: &[Candidate], demand: &Demand, pool: &[String], drawn: u64) -> Decision {
+    let verdict = |c: &Candidate| {
+        if !pool.contains(&c.name) {
+            return Verdict::NotInPool;
+        }
+        eligible(c, demand).map_or_else(|why| why, |_| Verdict::NotDrawn)
+    };
+    let mut considered: Vec<Considered> =
+        candidates.iter().map(|c| Considered { host: c.name.clone(), verdict: verdict(c) }).collect();
+    let among = considered.iter().filter(|c| c.verdict == Verdict::NotDrawn).count();
+    // The upper half of the product: no host is more likely than another by more than 2^-64.
+    let nth = ((u128::from(drawn) * among as u128) >> 64) as usize;
+    let mut fit = considered.iter_mut().filter(|c| c.verdict == Verdict::NotDrawn);
+    let chosen = fit.nth(nth).map(|line| {
+        line.verdict = Verdict::Drawn { among };
+        line.host.clone()
+    });
+    Decision { chosen, considered }
+}
+
 fn eligible<'a>(c: &'a Candidate, demand: &Demand) -> Result<&'a Load, Verdict> {
     if demand.only.as_ref().is_some_and(|only| *only != c.name) {
         return Err(Verdict::NotTheOneAskedFor);
@@ -134,11 +170,8 @@ fn eligible<'a>(c: &'a Candidate, demand: &Demand) -> Result<&'a Load, Verdict> 
     if let Err(detail) = &c.can_run {
         return Err(Verdict::CannotRun { detail: detail.clone() });
     }
-    let free_kib = load.memory_kib.saturating_sub(load.committed_kib);
-    let needed_kib = demand.memory_kib + RESERVE_KIB;
-    if free_kib < needed_kib {
-        return Err(Verdict::TooLittleMemory { free_kib, needed_kib });
-    }
+    has_room(load, demand.memory_kib)
+        .map_err(|(free_kib, needed_kib)| Verdict::TooLittleMemory { free_kib, needed_kib })?;
     if let (Some((here, gain)), Some(there)) = (demand.relief, load.per_cpu)
         && there + gain > here
     {

@@ -27,6 +27,7 @@ use crate::hypervisor::{DomainState, HvError, JobFigures};
 use crate::records::{MoveRecord, MoveState};
 use crate::ticket::Ticket;
 use coms_protocol::guest_to_host::Wishes;
+use coms_protocol::types::NoticeReason;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -46,6 +47,8 @@ impl Broker {
             migration: ticket.migration,
             requests: ticket.request.into_iter().collect(),
             initiator: ticket.initiator,
+            reason: NoticeReason::Unstated,
+            expedited: false,
             wishes: Wishes::default(),
             technique: ticket.technique,
             only: None,
@@ -56,6 +59,7 @@ impl Broker {
             considered: Vec::new(),
             figures: JobFigures::default(),
             cancelled_by: None,
+            kept: None,
         }
     }
 

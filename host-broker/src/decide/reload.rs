@@ -6,7 +6,7 @@
 //! every host it might be on has denied having it (`recovery.rs`). What stays as it was is named, each time.
 //!
 //! No link is attached anew. A guest that is to know something else of its host (region, may it ask) is greeted again
-//! over the same connection, and keeps what it is owed.
+//! over the same connection, keeps what it is owed, and has time to say again what holds a move that is announced.
 
 use super::Broker;
 use super::guest::Guest;
@@ -55,7 +55,7 @@ impl Broker {
             self.log(Level::Warn, None, unwise.to_string());
         }
         self.config_read_unix_ms = Some(now.unix_ms);
-        self.switch_to(new);
+        self.switch_to(now, new);
         Ok(text)
     }
 
@@ -80,7 +80,7 @@ impl Broker {
         kept
     }
 
-    fn switch_to(&mut self, new: Config) {
+    fn switch_to(&mut self, now: Now, new: Config) {
         let hellos = |broker: &Self| -> Vec<_> {
             let attached = broker.guests.values().filter(|g| g.attached.is_some());
             attached.map(|g| (g.domain.uuid, broker.hello_for(&g.domain))).collect()
@@ -97,6 +97,7 @@ impl Broker {
         self.out.push(Action::Configure(Box::new(self.config.clone())));
         for ((uuid, was), (_, hello)) in before.into_iter().zip(hellos(self)) {
             if was != hello {
+                self.leave_time_to_hold_again(now, uuid);
                 self.out.push(Action::Greet { uuid, hello });
             }
         }
@@ -129,6 +130,8 @@ fn changed(old: &Config, new: &Config) -> Vec<&'static str> {
         ("hosts", old.peers == new.peers),
         ("guests.enabled", old.enabled == new.enabled),
         ("limits", old.limits == new.limits),
+        ("notice", old.notices == new.notices),
+        ("random", old.random == new.random),
         ("access", old.access == new.access),
     ])
 }

@@ -2,6 +2,7 @@
 
 use super::Broker;
 use super::admission::{self, Denial, Situation};
+use super::announce;
 use super::guest::{FOLLOWERS, Guest, Move, Plan, WAITING};
 use super::moves::End;
 use super::placement::{self, Candidate, Demand};
@@ -11,13 +12,15 @@ use crate::event::{Answer, Caller, Now};
 use crate::hypervisor::{Domain, HvError, JobFigures};
 use crate::records::{MoveRecord, MoveState};
 use coms_protocol::guest_to_host::{Request, Waiting, Wishes};
-use coms_protocol::host_to_guest::{Accepted, AlreadyRunning, Denied, HostToGuest, Resend};
-use coms_protocol::types::{DenyReason, Initiator, MigrationId, RequestId, RequestReason};
+use coms_protocol::host_to_guest::{Accepted, AlreadyRunning, Cancelled, Denied, HostToGuest, Resend};
+use coms_protocol::types::{
+    DenyReason, Figures, Initiator, MigrationId, NoticeReason, Phase, RequestId, RequestReason,
+};
 use std::time::Duration;
 use uuid::Uuid;
 
 /// A guest that was told to measure again does so over about this long.
-const REMEASURE: Duration = Duration::from_secs(30);
+pub(super) const REMEASURE: Duration = Duration::from_secs(30);
 /// Rest after a move that failed, unless the cooldown is shorter.
 const FAILED_REST: Duration = Duration::from_secs(30);
 /// How long after an arrival its guest's agent may still come back to hear of it.
@@ -59,20 +62,25 @@ impl Broker {
         if !guest.mv.is_none() {
             return self.follow(uuid, request.id);
         }
-        let wants_relief = match request.reason {
-            RequestReason::WorkloadSlow | RequestReason::WorkloadFailing => true,
-            RequestReason::Manual | RequestReason::Unknown(_) => false,
+        let (reason, suffers) = match request.reason {
+            RequestReason::WorkloadSlow | RequestReason::WorkloadFailing => (NoticeReason::Workload, true),
+            RequestReason::Manual => (NoticeReason::Manual, false),
+            RequestReason::Schedule => (NoticeReason::Schedule, false),
+            RequestReason::Unknown(_) => (NoticeReason::Unstated, false),
         };
-        let wish = Wish { wishes: request.wishes, initiator: Initiator::Customer, only: None, wants_relief };
+        let scheduled = reason == NoticeReason::Schedule;
+        let wish = Wish {
+            wants_relief: suffers,
+            wishes: request.wishes,
+            ..Wish::of(if scheduled { Initiator::Schedule } else { Initiator::Customer }, reason)
+        };
         if let Err(denial) = self.begin(now, uuid, Some(request.id), wish) {
             self.deny(uuid, request.id, denial);
         }
     }
 
     /// The operator orders a move.
-    pub(super) fn order(&mut self, now: Now, caller: Caller, uuid: Uuid, only: Option<String>) {
-        let wish =
-            Wish { wishes: Wishes::default(), initiator: Initiator::Operator, only, wants_relief: false };
+    pub(super) fn order(&mut self, now: Now, caller: Caller, uuid: Uuid, wish: Wish) {
         let reply = if let Some(plan) = self.guests.get(&uuid).and_then(|g| g.mv.plan()) {
             Reply::Refused { text: format!("it is being moved already, as {}", plan.migration) }
         } else {
@@ -103,16 +111,14 @@ impl Broker {
         }
     }
 
-    fn begin(
+    pub(super) fn begin(
         &mut self,
         now: Now,
         uuid: Uuid,
         request: Option<RequestId>,
         wish: Wish,
     ) -> Result<MigrationId, Denial> {
-        // One that a former broker began counts as long as its job runs.
-        let moving = |g: &&Guest| !g.mv.is_none() || (g.undecided && g.domain.job_active);
-        let moves_running = self.guests.values().filter(moving).count();
+        let moves_running = self.moves_running();
         if wish.wants_relief && self.others_are_relieved(now) {
             return Err(Denial::after(DenyReason::OthersFirst, REMEASURE));
         }
@@ -123,6 +129,9 @@ impl Broker {
         let Some(guest) = self.guests.get_mut(&uuid) else {
             return Err(Denial::new(DenyReason::HostTrouble));
         };
+        if guest.came.is_some() {
+            return Err(Denial { reason: DenyReason::Busy, retry_after_s: Some(5) });
+        }
         // The next move would take the place of the ticket that the answer rests on. An operator need not wait for
         // a guest whose agent is gone.
         let agent_may_answer = |since: Duration| guest.agent.is_some() || since + AGENT_MAY_COME > now.mono;
@@ -137,7 +146,8 @@ impl Broker {
                 moves_running,
                 requests_last_minute: guest.asked_at.len(),
                 wishes: &wish.wishes,
-                by_operator: wish.initiator == Initiator::Operator,
+                // A random move was checked by rules of its own.
+                by_operator: matches!(wish.initiator, Initiator::Operator | Initiator::Random),
                 paused: self.paused,
                 rest_after_failure,
             },
@@ -145,6 +155,8 @@ impl Broker {
         let record = MoveRecord {
             request,
             from: Some(self.config.me.name.clone()),
+            why: wish.reason,
+            expedited: wish.expedited,
             ..MoveRecord::begun(migration, &guest.domain, wish.initiator, now.unix_ms)
         };
         let technique = match admitted {
@@ -162,10 +174,12 @@ impl Broker {
                 return Err(denial);
             }
         };
-        guest.mv = Move::Choosing(Plan {
+        let plan = Plan {
             migration,
             requests: request.into_iter().collect(),
             initiator: wish.initiator,
+            reason: wish.reason,
+            expedited: wish.expedited,
             wishes: wish.wishes,
             technique,
             only: wish.only,
@@ -176,7 +190,28 @@ impl Broker {
             considered: Vec::new(),
             figures: JobFigures::default(),
             cancelled_by: None,
-        });
+            kept: None,
+        };
+        let spans = announce::spans(&self.config.notices, guest.attends(), plan.expedited, wish.notice);
+        let at_once = spans == (Duration::ZERO, Duration::ZERO);
+        let state = if at_once { MoveState::Choosing } else { MoveState::Announced };
+        self.add_record(MoveRecord { state, ..record });
+        self.announce(now, uuid, plan, spans);
+        Ok(migration)
+    }
+
+    /// Moves away from here that use the host. One that a former broker began counts as long as its job runs.
+    pub(super) fn moves_running(&self) -> usize {
+        let moving = |g: &&Guest| g.mv.is_under_way() || (g.undecided && g.domain.job_active);
+        self.guests.values().filter(moving).count()
+    }
+
+    /// Step 4 begins: the hosts are asked.
+    pub(super) fn survey(&mut self, now: Now, uuid: Uuid, plan: Plan) {
+        let migration = plan.migration;
+        let Some(guest) = self.guests.get_mut(&uuid) else { return };
+        let needs = guest.domain.needs.clone();
+        guest.mv = Move::Choosing(plan);
         // Only hosts that answered lately are asked: one that hangs must not hold this up.
         let hosts = self
             .config
@@ -184,16 +219,20 @@ impl Broker {
             .iter()
             .filter(|p| self.hosts.get(&p.name).is_some_and(|h| h.is_fresh(now.mono)));
         let hosts = hosts.map(|p| (p.name.clone(), p.libvirt.clone())).collect();
-        let needs = guest.domain.needs.clone();
         self.out.push(Action::Survey { uuid, migration, needs, hosts });
-        self.add_record(record);
-        Ok(migration)
+        if let Some(record) = self.record_mut(migration).filter(|r| r.state != MoveState::Choosing) {
+            record.state = MoveState::Choosing;
+            record.waits = None;
+        }
+        self.tell_phase(now, uuid, migration, Phase::Preparing);
     }
 
     /// Several guests that suffer on one host mostly suffer from one cause: one of them leaves, and the others are
     /// measured again before the next one may.
-    fn others_are_relieved(&self, now: Now) -> bool {
-        let moving = self.guests.values().any(|g| g.mv.plan().is_some_and(|p| p.wants_relief));
+    pub(super) fn others_are_relieved(&self, now: Now) -> bool {
+        // One that is only announced would keep the others waiting for as long as its guest likes.
+        let relieves = |g: &Guest| g.mv.is_under_way() && g.mv.plan().is_some_and(|p| p.wants_relief);
+        let moving = self.guests.values().any(relieves);
         moving || self.relief_rest_until > now.mono
     }
 
@@ -289,7 +328,16 @@ impl Broker {
                 .filter(|_| plan.wants_relief && !plan.wishes.avoid_this_host)
                 .map(|here| (here, self.config.limits.min_load_gain)),
         };
-        let decision = placement::choose(&candidates, &demand);
+        let decision = match plan.initiator {
+            Initiator::Random => {
+                placement::draw(&candidates, &demand, &self.config.random.pool, (self.draw)())
+            }
+            Initiator::Customer
+            | Initiator::Operator
+            | Initiator::Foreign
+            | Initiator::Schedule
+            | Initiator::Unknown(_) => placement::choose(&candidates, &demand),
+        };
         if let Some(record) = self.record_mut(migration) {
             record.considered = decision.considered.clone();
             record.to = decision.chosen.clone();
@@ -327,11 +375,18 @@ impl Broker {
         guest.mv = Move::None;
         if let Some(record) = self.record_mut(plan.migration) {
             record.state = MoveState::Denied;
+            record.waits = None;
             record.reason = Some(denial.reason.to_string());
             record.detail = detail;
             record.ended_unix_ms = Some(now.unix_ms);
         }
         self.save_record(plan.migration);
+        self.keep_announced(now);
+        // Announced, and nobody's request: its guest hears all the same that it does not come.
+        if plan.accepted && plan.requests.is_empty() {
+            let (migration, by, figures) = (plan.migration, Initiator::Operator, Figures::default());
+            self.tell(uuid, Cancelled { migration, request: None, by, figures });
+        }
         for request in plan.requests {
             self.deny(uuid, request, denial);
         }
@@ -387,11 +442,31 @@ impl Broker {
 }
 
 /// What is wanted of a move, and by whom.
-struct Wish {
-    wishes: Wishes,
-    initiator: Initiator,
-    only: Option<String>,
-    wants_relief: bool,
+pub(super) struct Wish {
+    pub(super) wishes: Wishes,
+    pub(super) initiator: Initiator,
+    pub(super) reason: NoticeReason,
+    /// Only to this host.
+    pub(super) only: Option<String>,
+    pub(super) wants_relief: bool,
+    /// The operator's hurry.
+    pub(super) expedited: bool,
+    /// The operator's own; else what policy and the guest agree on.
+    pub(super) notice: Option<Duration>,
+}
+
+impl Wish {
+    pub(super) fn of(initiator: Initiator, reason: NoticeReason) -> Self {
+        Self {
+            wishes: Wishes::default(),
+            initiator,
+            reason,
+            only: None,
+            wants_relief: false,
+            expedited: false,
+            notice: None,
+        }
+    }
 }
 
 /// A denial in words for the operator.

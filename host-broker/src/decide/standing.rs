@@ -98,6 +98,7 @@ mod tests {
             vcpus: 1,
             needs: Needs { virt_type: String::new(), arch: String::new(), machine: String::new() },
             ticket_xml: None,
+            random_xml: None,
             job_active,
         };
         judge(&ticket, ME, &domain, unix_ms)

@@ -23,6 +23,13 @@ use std::path::Path;
 use std::time::Duration;
 use uuid::Uuid;
 
+use super::guest::Guest;
+use coms_protocol::guest_to_host::{Attend, Hold, Postpone, Ready, Veto};
+use coms_protocol::types::Cause;
+
+mod announce;
+mod foreign;
+
 const VM: Uuid = Uuid::from_u128(7);
 const H1: Uuid = Uuid::from_u128(0xa1);
 const H2: Uuid = Uuid::from_u128(0xa2);
@@ -60,6 +67,7 @@ fn domain(state: DomainState) -> Domain {
         vcpus: 1,
         needs: Needs { virt_type: "qemu".into(), arch: "x86_64".into(), machine: "pc".into() },
         ticket_xml: None,
+        random_xml: None,
         job_active: false,
     }
 }
@@ -119,7 +127,7 @@ impl World {
         let waiting =
             waiting.iter().map(|(r, m)| Waiting { request: RequestId(*r), migration: m.map(MigrationId) });
         let hello = GuestHello { agent: Text::clipped("test"), waiting: List::clipped(waiting) };
-        self.event(Event::Link { uuid: VM, event: LinkEvent::Established { hello } })
+        self.event(Event::Link { uuid: VM, event: LinkEvent::Established { hello, new_peer: true } })
     }
 
     fn ask(&mut self, id: u64, wishes: Wishes) -> Vec<Action> {
@@ -456,7 +464,13 @@ fn a_pause_denies_customers_and_calls_off_their_moves_but_not_the_operators() {
     let mut w = World::source();
     w.event(pause(false));
     assert_eq!(denied(&w.ask(1, Wishes::default())), [DenyReason::Paused]);
-    let order = crate::control::Request::Migrate { domain: "vm1".into(), to: None };
+    let order = crate::control::Request::Migrate {
+        domain: "vm1".into(),
+        to: None,
+        reason: None,
+        expedite: false,
+        notice_s: None,
+    };
     let actions = w.event(Event::Control { caller: crate::event::Caller(2), request: order });
     assert!(find(&actions, |a| matches!(a, Action::Survey { .. })).is_some(), "{actions:?}");
 }
@@ -595,7 +609,10 @@ fn arriving(ticket: Ticket, state: DomainState) -> Domain {
 fn ticket(w: &World) -> Ticket {
     let mut source = World::source();
     let (_, ticket) = source.move_begins(1);
-    Ticket { written_unix_ms: w.now.unix_ms, expires_unix_ms: w.now.unix_ms + 600_000, ..ticket }
+    // Ids that no other broker of a script draws.
+    let (migration, attempt) = (MigrationId(500), 501);
+    let (written_unix_ms, expires_unix_ms) = (w.now.unix_ms, w.now.unix_ms + 600_000);
+    Ticket { migration, attempt, written_unix_ms, expires_unix_ms, ..ticket }
 }
 
 #[test]
@@ -658,10 +675,13 @@ fn tickets_without_effect_never_yield_completed_and_are_removed() {
         w.hello(&[(1, Some(t.migration.0))]);
         let completed = w.told().iter().any(|m| matches!(m, HostToGuest::Completed(_)));
         assert!(!completed, "a ticket {name} yielded completed");
-        assert!(
-            find(&w.actions, |a| matches!(a, Action::ClearTicket { .. })).is_some(),
-            "a ticket {name} stays"
-        );
+        // Somebody else moved it: one that says so takes its place.
+        let Some(Action::WriteTicket { migration, .. }) =
+            find(&w.actions, |a| matches!(a, Action::WriteTicket { .. }))
+        else {
+            panic!("a ticket {name} stays");
+        };
+        w.event(Event::TicketWritten { uuid: VM, migration, result: Ok(()) });
         assert!(
             w.told().iter().any(|m| matches!(m, HostToGuest::Resend(_))),
             "{name}: the guest is left waiting"
@@ -708,7 +728,8 @@ fn rest_between_moves_holds_at_the_destination_too_and_across_its_restart() {
     assert!(!past.is_empty());
     w.broker = Broker::new(config("h2", "h1"), AliasKey::new(b"k"), past, Box::new(|| 99));
     w.event(Event::Sampled { host: "h2".into(), result: Ok(sample(H2, w.now.unix_ms)) });
-    w.look(domain(DomainState::Running { arrived: true }));
+    w.event(Event::Hypervisor(HvEvent::Connected));
+    w.event(Event::Domains(Ok(vec![domain(DomainState::Running { arrived: true })])));
     w.hello(&[]);
     assert_eq!(denied(&w.ask(3, Wishes::default())), [DenyReason::Cooldown]);
     w.pass(51);
@@ -736,7 +757,13 @@ fn the_next_move_waits_until_the_guest_knows_of_the_last() {
     w.event(Event::Hypervisor(HvEvent::Arrived { uuid: VM }));
     let order = Event::Control {
         caller: crate::event::Caller(1),
-        request: crate::control::Request::Migrate { domain: "vm1".into(), to: None },
+        request: crate::control::Request::Migrate {
+            domain: "vm1".into(),
+            to: None,
+            reason: None,
+            expedite: false,
+            notice_s: None,
+        },
     };
     let actions = w.event(order);
     assert!(find(&actions, |a| matches!(a, Action::Survey { .. })).is_none(), "{actions:?}");
@@ -863,6 +890,14 @@ enum Step {
     Tick(u64),
     Cancel(u64),
     Elsewhere(u8),
+    /// What a guest says that wants to be asked, about the last move or about none.
+    Attend(u32, u32),
+    Word(u8, bool, u32),
+    /// The operator's: expedited, and with a notice of its own.
+    Order(bool, Option<u32>),
+    Lost,
+    /// Somebody else's job is seen, reported on, over.
+    Foreign(u8),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -880,13 +915,19 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (1u64..400).prop_map(Step::Tick),
         1 => (1u64..20).prop_map(Step::Cancel),
         1 => (0u8..3).prop_map(Step::Elsewhere),
+        2 => (0u32..9000, 0u32..90_000).prop_map(|(n, h)| Step::Attend(n, h)),
+        3 => (0u8..4, prop::bool::weighted(0.9), 0u32..200_000).prop_map(|(w, l, d)| Step::Word(w, l, d)),
+        1 => (any::<bool>(), prop::option::of(0u32..9)).prop_map(|(e, n)| Step::Order(e, n)),
+        1 => Just(Step::Lost),
+        1 => (0u8..3).prop_map(Step::Foreign),
     ]
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
     /// In every order of events: no migrate call without its ticket, never two at once, never two different
-    /// final answers to one request, and `Completed` never from a source.
+    /// final answers to one request, and `Completed` never from a source. What was told to come ends once, or leaves;
+    /// and no guest delays it beyond what policy allows.
     #[test]
     fn no_order_of_events_breaks_a_promise(steps in prop::collection::vec(step(), 1..60)) {
         let mut w = World::source();
@@ -896,12 +937,16 @@ proptest! {
         // What the metadata holds: a write may succeed although the call reported an error.
         let mut metadata: Option<String> = None;
         let mut finals: std::collections::BTreeMap<RequestId, HostToGuest> = Default::default();
+        // Told to come, since when, and for whom; and how that ended.
+        let mut to_come: std::collections::BTreeMap<MigrationId, (Duration, Option<RequestId>)> = Default::default();
+        let mut foreign = MigrationId(0);
         for (asked, step) in (0u64..).zip(steps) {
             let step = match step {
                 Step::Next => match w.broker.guests.get(&VM).map(|g| &g.mv) {
                     None => Step::Look(0, false),
                     Some(super::Move::None) if asked % 2 == 0 => Step::Ask(asked + 10),
                     Some(super::Move::None) => Step::Look(0, false),
+                    Some(super::Move::Announced { .. }) => Step::Tick(60),
                     Some(super::Move::Choosing(_)) => Step::Surveyed(true),
                     Some(super::Move::WritingTicket { .. }) => Step::Written(true),
                     Some(super::Move::Running { .. }) => Step::Returned(1),
@@ -909,6 +954,7 @@ proptest! {
                 },
                 other => other,
             };
+            let may_leave = matches!(step, Step::Left | Step::Gone | Step::Returned(0));
             let may_have_ended = matches!(step, Step::Look(..) | Step::Gone | Step::Left | Step::Returned(0));
             let actions = match step {
                 Step::Next => Vec::new(),
@@ -953,6 +999,25 @@ proptest! {
                     actions
                 }
                 Step::Left => w.event(Event::Hypervisor(HvEvent::Left { uuid: VM })),
+                Step::Attend(notice_ms, hold_ms) => announce::say(&mut w, Attend { notice_ms, hold_ms }),
+                Step::Word(which, last, d) => {
+                    let migration = if last { migration } else { MigrationId(4711) };
+                    let cause = Cause::App;
+                    match which {
+                        0 => announce::say(&mut w, Ready { migration }),
+                        1 => announce::say(&mut w, Hold { migration, for_ms: d, cause, holders: 1 }),
+                        2 => announce::say(&mut w, Postpone { migration, for_s: d, cause }),
+                        _ => announce::say(&mut w, Veto { migration, cause }),
+                    }
+                }
+                Step::Order(expedite, notice_s) => announce::order(&mut w, expedite, notice_s),
+                Step::Lost => w.event(Event::Link { uuid: VM, event: LinkEvent::Lost }),
+                Step::Foreign(0) => w.event(Event::Hypervisor(HvEvent::Iteration { uuid: VM, round: 1 })),
+                Step::Foreign(1) => {
+                    let figures = Box::new(JobFigures { leaves: Some(true), ..JobFigures::default() });
+                    w.event(Event::Progress { uuid: VM, migration: foreign, figures })
+                }
+                Step::Foreign(_) => w.event(Event::Watched { uuid: VM, migration: foreign }),
                 Step::Tick(seconds) => {
                     w.pass(seconds);
                     w.event(Event::Sampled { host: "h2".into(), result: Ok(sample(H2, w.now.unix_ms)) });
@@ -969,6 +1034,13 @@ proptest! {
                         prop_assert_eq!(spec.uuid, VM);
                         running = Some(*m);
                     }
+                    Action::Watch { migration: m, .. } => foreign = *m,
+                    Action::Tell { message: HostToGuest::Notice(n), .. } => {
+                        to_come.entry(n.migration).or_insert((w.now.mono, n.request));
+                        if n.initiator != Initiator::Foreign {
+                            migration = n.migration;
+                        }
+                    }
                     Action::Tell { message, .. } => {
                         let request = match message {
                             HostToGuest::Denied(d) => Some(d.request),
@@ -982,9 +1054,50 @@ proptest! {
                             let before = finals.insert(request, message.clone());
                             prop_assert!(before.is_none_or(|b| b == *message), "two final answers to {}", request);
                         }
+                        let ended = match message {
+                            HostToGuest::Failed(f) => Some((f.migration, f.request)),
+                            HostToGuest::Cancelled(c) => Some((c.migration, c.request)),
+                            _ => None,
+                        };
+                        // Whoever joined a move hears its end for itself; of nobody's move it is told once.
+                        match ended {
+                            Some((m, None)) => prop_assert!(to_come.remove(&m).is_some(), "{} ended and was never to come, or twice", m),
+                            // One that joined may be cancelled alone, and the move goes on.
+                            Some((m, Some(_))) => to_come.retain(|n, _| {
+                                *n != m || w.broker.guests.get(&VM).and_then(|g| g.mv.plan()).is_some_and(|p| p.migration == m)
+                            }),
+                            // Which move refused it, `accepted` told.
+                            None if matches!(message, HostToGuest::Denied(_)) && w.broker.guests.get(&VM).is_none_or(|g| g.mv.is_none()) => {
+                                to_come.retain(|m, _| *m == foreign);
+                            }
+                            None => {}
+                        }
                     }
                     _ => {}
                 }
+            }
+            let guest = w.broker.guests.get(&VM);
+            let foreign_now = guest.and_then(|g| g.foreign.as_ref()).map(|f| f.migration);
+            let now_moved = guest.and_then(|g| g.mv.plan()).map(|p| p.migration);
+            match guest {
+                None => to_come.clear(),
+                Some(Guest { mv: super::Move::Announced { plan, wait }, .. }) => {
+                    let Some((told, _)) = to_come.get(&plan.migration) else {
+                        return Err(TestCaseError::fail("waits for a guest that was not told"));
+                    };
+                    let at_most = *told + Duration::from_secs(60 + 86_400 + 300);
+                    prop_assert!(wait.begins() <= at_most, "{:?} is put off too far", wait);
+                }
+                Some(_) => {}
+            }
+            if may_leave && foreign_now.is_none() {
+                // What left is told where it is.
+                to_come.remove(&foreign);
+            }
+            // One that a request began may be told as the end of another that joined it.
+            to_come.retain(|m, (_, request)| request.is_none() || now_moved == Some(*m));
+            for m in to_come.keys() {
+                prop_assert!(now_moved == Some(*m) || foreign_now == Some(*m), "{} was to come and nobody heard more", m);
             }
             if may_have_ended && w.broker.guests.get(&VM).is_none_or(|g| g.mv.is_none()) {
                 running = None;

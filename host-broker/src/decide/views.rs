@@ -1,11 +1,21 @@
 //! What `comsctl` sees.
 
+use super::placement::has_room;
+use super::requests::Wish;
 use super::{Broker, load};
 use crate::action::Action;
+use crate::config::Host;
 use crate::control::{GuestView, HostView, Reply, Request};
 use crate::event::{Caller, Now};
 use crate::hypervisor::DomainState;
+use crate::records::{MoveRecord, MoveState};
+use coms_protocol::host_to_guest::Hosts;
+use coms_protocol::types::{Fitness, HostEntry, Initiator, List, NoticeReason};
+use std::time::Duration;
 use uuid::Uuid;
+
+/// A move that is further away is better ordered later.
+const LONGEST_NOTICE_S: u32 = 30 * 86_400;
 
 impl Broker {
     pub(super) fn control(&mut self, now: Now, caller: Caller, request: Request) {
@@ -20,8 +30,19 @@ impl Broker {
                     .cloned()
                     .collect(),
             },
-            Request::Migrate { domain, to } => match self.check_order(&domain, to.as_deref()) {
-                Ok(uuid) => return self.order(now, caller, uuid, to),
+            Request::Migrate { domain, to, reason, expedite, notice_s } => match self
+                .check_order(&domain, to.as_deref())
+                .and_then(|uuid| Ok((uuid, check_reason(reason)?)))
+            {
+                Ok((uuid, reason)) => {
+                    let wish = Wish {
+                        only: to,
+                        expedited: expedite,
+                        notice: notice_s.map(|s| Duration::from_secs(s.min(LONGEST_NOTICE_S).into())),
+                        ..Wish::of(Initiator::Operator, reason)
+                    };
+                    return self.order(now, caller, uuid, wish);
+                }
                 Err(text) => Reply::Refused { text },
             },
             Request::Cancel { id } => return self.cancel_by_id(now, caller, id),
@@ -48,6 +69,38 @@ impl Broker {
         })
     }
 
+    /// Where a guest may run, as it may know it. One that takes no part learns of no other host.
+    pub(super) fn hosts_for(&mut self, now: Now, uuid: Uuid, number: u64) {
+        let Some(guest) = self.guests.get(&uuid) else { return };
+        let peers = match self.config.is_enabled(uuid, &guest.domain.name) {
+            true => self.config.peers.as_slice(),
+            false => &[],
+        };
+        let here = HostEntry { place: self.place_for(uuid, &self.config.me), fitness: Fitness::Here };
+        let others = peers.iter().map(|peer| HostEntry {
+            place: self.place_for(uuid, peer),
+            fitness: self.fitness(now, peer, guest.domain.memory_kib),
+        });
+        let hosts = List::clipped(std::iter::once(here).chain(others));
+        let all = u16::try_from(peers.len() + 1).unwrap_or(u16::MAX);
+        self.tell(uuid, Hosts { number, hosts, all });
+    }
+
+    fn fitness(&self, now: Now, peer: &Host, memory_kib: u64) -> Fitness {
+        let history = self.hosts.get(&peer.name).filter(|h| h.is_fresh(now.mono));
+        let Some(load) = history.and_then(|h| h.load(peer.cpus, peer.memory_kib)) else {
+            return Fitness::Silent;
+        };
+        let needs_broker = self.config.limits.require_broker;
+        if needs_broker && history.and_then(|h| h.broker(now.mono)).is_none() {
+            return Fitness::NoBroker;
+        }
+        match has_room(&load, memory_kib) {
+            Ok(()) => Fitness::Fit,
+            Err(_) => Fitness::Full,
+        }
+    }
+
     fn guest_views(&self) -> Vec<GuestView> {
         let mut views: Vec<GuestView> = self
             .guests
@@ -60,11 +113,23 @@ impl Broker {
                 state: state_name(g.domain.state).into(),
                 agent: g.agent.clone(),
                 migration: g.mv.plan().map(|p| p.migration),
-                last_moved_unix_ms: self.last_moved_unix_ms(g.domain.uuid),
+                last_moved_unix_ms: self
+                    .last_moved_unix_ms(g.domain.uuid)
+                    .max(self.last_random_unix_ms(g.domain.uuid)),
             })
             .collect();
         views.sort_by(|a, b| a.name.cmp(&b.name));
         views
+    }
+
+    /// When it last moved at random, as far back as there are records.
+    fn last_random_unix_ms(&self, uuid: Uuid) -> Option<u64> {
+        let moved = |r: &&MoveRecord| {
+            r.uuid == uuid
+                && r.initiator == Initiator::Random
+                && matches!(r.state, MoveState::Left | MoveState::Arrived | MoveState::Completed)
+        };
+        self.records.iter().filter(moved).filter_map(|r| r.ended_unix_ms).max()
     }
 
     fn host_views(&self, now: Now) -> Vec<HostView> {
@@ -88,6 +153,20 @@ impl Broker {
             }
         })
         .collect()
+    }
+}
+
+/// Of the reasons that a notice may give, those that an operator may have.
+fn check_reason(reason: Option<NoticeReason>) -> Result<NoticeReason, String> {
+    match reason.unwrap_or(NoticeReason::Unstated) {
+        r @ (NoticeReason::Maintenance | NoticeReason::Balance | NoticeReason::Unstated) => Ok(r),
+        r @ (NoticeReason::Workload
+        | NoticeReason::Manual
+        | NoticeReason::Schedule
+        | NoticeReason::Random
+        | NoticeReason::Unknown(_)) => {
+            Err(format!("`{r}` is a guest's reason; an operator's are maintenance and balance"))
+        }
     }
 }
 

@@ -38,7 +38,8 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), StartError> {
         state.past.clone(),
         Box::new(rand::random::<u64>),
     )
-    .paused(state.paused);
+    .paused(state.paused)
+    .after(state.announced.clone(), state.stays.clone());
     let (doors, open) = watch::channel(Doors::new(&config.access, Path::new(GROUPS)));
     let callers = control_socket::serve(listener, open, tx.clone());
     let given = Given { libvirt, tx, words: words_tx, callers, doors, state, file };

@@ -11,7 +11,7 @@ use super::state::State;
 use crate::action::{Action, Level};
 use crate::config::{Config, ConfigError};
 use crate::event::{Answer, Elsewhere, Event};
-use crate::hypervisor::{JobFigures, MigrateSpec, Needs};
+use crate::hypervisor::{HvError, JobFigures, MigrateSpec, Needs};
 use coms_protocol::types::MigrationId;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -103,8 +103,14 @@ impl Executor {
                     Event::TicketCleared { uuid, result: libvirt.set_ticket(uuid, None).await }
                 });
             }
+            Action::WriteSchedule { uuid, xml } => self.spawn(async move {
+                Event::ScheduleWritten { uuid, result: libvirt.set_schedule(uuid, xml).await }
+            }),
             Action::Migrate { migration, spec } => {
                 tokio::spawn(migrate(libvirt, self.tx.clone(), migration, spec));
+            }
+            Action::Watch { uuid, migration } => {
+                tokio::spawn(watch(libvirt, self.tx.clone(), uuid, migration));
             }
             Action::Abort { uuid } => {
                 tokio::spawn(async move {
@@ -134,6 +140,8 @@ impl Executor {
             }
             Action::Beat(mark) => self.spawn(async move { Event::Marked(libvirt.set_mark(mark).await) }),
             Action::KeepPaused(paused) => self.state.keep_paused(paused),
+            Action::KeepAnnounced(announced) => self.state.keep_announced(&announced),
+            Action::KeepStays(stays) => self.state.keep_stays(&stays),
             Action::FetchFigures { uuid, migration } => self.spawn(async move {
                 Event::Figures {
                     uuid,
@@ -251,6 +259,31 @@ async fn progress(libvirt: Libvirt, tx: mpsc::Sender<Event>, uuid: Uuid, migrati
             let _ = tx.try_send(Event::Progress { uuid, migration, figures: Box::new(figures) });
         }
     }
+}
+
+/// Somebody else's job, until it is over. The first answer is the news, so nothing is waited for before it.
+async fn watch(libvirt: Libvirt, tx: mpsc::Sender<Event>, uuid: Uuid, migration: MigrationId) {
+    let mut every = tokio::time::interval(PROGRESS_EVERY);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        match libvirt.job(uuid).await {
+            Ok(Some(figures)) => {
+                let _ = tx.try_send(Event::Progress { uuid, migration, figures: Box::new(figures) });
+            }
+            Ok(None) | Err(HvError::NoDomain { .. }) => break,
+            // In switch-over its QEMU does not answer; and a libvirtd that is being restarted is back soon.
+            Err(
+                HvError::Busy { .. }
+                | HvError::Unreachable { .. }
+                | HvError::Refused { .. }
+                | HvError::RefusedThere { .. }
+                | HvError::Aborted { .. }
+                | HvError::Other { .. },
+            ) => {}
+        }
+    }
+    let _ = tx.send(Event::Watched { uuid, migration }).await;
 }
 
 async fn completed_figures(libvirt: &Libvirt, uuid: Uuid) -> Option<JobFigures> {

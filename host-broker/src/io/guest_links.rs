@@ -316,7 +316,7 @@ impl Link {
                     // Answers to another agent. What this one waits for, it has just named.
                     session.withdraw(|m| !is_news(m));
                 }
-                self.event(LinkEvent::Established { hello }).await?;
+                self.event(LinkEvent::Established { hello, new_peer }).await?;
             }
             session::Event::Lost => self.event(LinkEvent::Lost).await?,
             // Seen as a guest whose agent is not there; its hello repeats what it speaks.
@@ -400,6 +400,7 @@ fn damaged(session: &Session<Host>) -> u64 {
 fn is_news(message: &HostToGuest) -> bool {
     match message {
         HostToGuest::Notice(_)
+        | HostToGuest::Terms(_)
         | HostToGuest::Completed(_)
         | HostToGuest::Failed(_)
         | HostToGuest::Cancelled(_) => true,
@@ -409,7 +410,10 @@ fn is_news(message: &HostToGuest) -> bool {
         | HostToGuest::Resend(_)
         | HostToGuest::Progress(_)
         | HostToGuest::Pong(_)
-        | HostToGuest::TimeReply(_) => false,
+        | HostToGuest::TimeReply(_)
+        | HostToGuest::Verdict(_)
+        | HostToGuest::Hosts(_)
+        | HostToGuest::RandomStatus(_) => false,
     }
 }
 

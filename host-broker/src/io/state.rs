@@ -4,6 +4,7 @@
 use super::StartError;
 use super::journal::Journal;
 use crate::alias::AliasKey;
+use crate::announced::{Kept, Stays};
 use crate::config::Config;
 use crate::records::MoveRecord;
 use std::fs::{self, File, OpenOptions};
@@ -20,7 +21,13 @@ pub struct State {
     pub alias_key: AliasKey,
     /// The operator paused customers' moves.
     pub paused: bool,
+    /// Moves that were announced and not begun.
+    pub announced: Vec<Kept>,
+    /// The domains that were here; None: no broker was here before.
+    pub stays: Option<Stays>,
     paused_file: PathBuf,
+    announced_file: PathBuf,
+    stays_file: PathBuf,
     journal: Journal,
 }
 
@@ -67,7 +74,18 @@ impl State {
         let (journal, past) = Journal::open(&path).map_err(failed(&path, "opening"))?;
         let paused_file = dir.join("paused");
         let paused = paused_file.exists();
-        Ok(Self { past, alias_key: AliasKey::new(&secret), paused, paused_file, journal })
+        let (announced_file, stays_file) = (dir.join("announced.json"), dir.join("stays.json"));
+        Ok(Self {
+            past,
+            alias_key: AliasKey::new(&secret),
+            paused,
+            announced: read(&announced_file).unwrap_or_default(),
+            stays: read(&stays_file),
+            paused_file,
+            announced_file,
+            stays_file,
+            journal,
+        })
     }
 
     /// Whether the file is there says it.
@@ -84,10 +102,40 @@ impl State {
         }
     }
 
+    pub fn keep_announced(&self, announced: &[Kept]) {
+        if let Err(e) = write(&self.announced_file, &announced, true) {
+            warn!("{}: {e}; announced moves will not survive a restart", self.announced_file.display());
+        }
+    }
+
+    /// With the host's power go the domains, so a file that is lost with it is no loss.
+    pub fn keep_stays(&self, stays: &Stays) {
+        if let Err(e) = write(&self.stays_file, stays, false) {
+            warn!("{}: {e}; a guest that comes while no broker runs is not told", self.stays_file.display());
+        }
+    }
+
     /// One line per change of a move; the last one of each id counts.
     pub fn append(&mut self, record: &MoveRecord) {
         if let Err(e) = self.journal.append(record) {
             warn!("{}: {e}; this move's cooldown will not survive a restart", self.journal.path().display());
         }
     }
+}
+
+/// What cannot be read is as good as not there.
+fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
+    let text = fs::read(path).ok()?;
+    serde_json::from_slice(&text).map_err(|e| warn!("{}: {e}; it is not used", path.display())).ok()
+}
+
+/// Whole or not at all.
+fn write<T: serde::Serialize>(path: &Path, value: &T, lasting: bool) -> std::io::Result<()> {
+    let new = path.with_extension("new");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&new)?;
+    file.write_all(&serde_json::to_vec(value)?)?;
+    if lasting {
+        file.sync_all()?;
+    }
+    fs::rename(new, path)
 }

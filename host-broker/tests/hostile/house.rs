@@ -103,6 +103,7 @@ fn domain(n: usize) -> Domain {
         vcpus: 1,
         needs: Needs { virt_type: "qemu".into(), arch: "x86_64".into(), machine: "pc".into() },
         ticket_xml: None,
+        random_xml: None,
         job_active: false,
     }
 }

@@ -96,7 +96,7 @@ fn check_keys(file: &str, lists: &[&str], refused: impl Fn(&str) -> String) {
 fn every_key_of_the_agents_configuration_is_described() {
     let refused =
         |text: &str| coms_agent::config::Config::parse(text, Path::new("x")).unwrap_err().to_string();
-    check_keys("coms-agent.toml.5", &["workload", "hooks"], refused);
+    check_keys("coms-agent.toml.5", &["workload", "hooks", "asked"], refused);
 }
 
 #[test]

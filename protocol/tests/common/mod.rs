@@ -122,7 +122,18 @@ pub fn talk(a: &mut Side<Guest>, b: &mut Side<Host>, from_ms: u64, until_ms: u64
 pub fn number_of(message: &GuestToHost) -> u64 {
     match message {
         GuestToHost::Ping(Ping { number }) => *number,
-        GuestToHost::Request(_) | GuestToHost::TimeQuery(_) | GuestToHost::Cancel(_) => {
+        GuestToHost::Request(_)
+        | GuestToHost::TimeQuery(_)
+        | GuestToHost::Cancel(_)
+        | GuestToHost::Attend(_)
+        | GuestToHost::Ready(_)
+        | GuestToHost::Hold(_)
+        | GuestToHost::Postpone(_)
+        | GuestToHost::Veto(_)
+        | GuestToHost::HostsQuery(_)
+        | GuestToHost::RandomStart(_)
+        | GuestToHost::RandomStop(_)
+        | GuestToHost::RandomQuery(_) => {
             unreachable!("these tests send pings")
         }
     }

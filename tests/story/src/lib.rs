@@ -113,6 +113,8 @@ pub struct Settings {
     pub enabled: String,
     /// Lines of `[limits]`.
     pub limits: String,
+    /// Lines of `[notice]`.
+    pub notice: String,
     /// Each host's CPU, and its link's rate.
     pub hosts: Vec<(usize, Option<u32>)>,
     /// Hosts have no CPU of their own: the test says who runs where.
@@ -134,6 +136,7 @@ impl Default for Settings {
         Self {
             enabled: "[\"*\"]".into(),
             limits: "cooldown_s = 0\nrequests_per_minute = 600".into(),
+            notice: String::new(),
             hosts: vec![(0, None), (1, None)],
             free_cpus: false,
             memory_mib: None,
@@ -174,8 +177,8 @@ impl Stage {
     fn broker_toml(&self, me: usize) -> String {
         let mut toml = format!(
             "[host]\nname = \"{}\"\nregion = \"{}\"\ncpus = 1\n\n[guests]\nenabled = {}\n\n[aliases]\nkey_file = \
-             \"/etc/coms/alias.key\"\n\n[debug]\nrecord_links = \"/var/lib/coms/links\"\n\n[limits]\n{}\n",
-            HOSTS[me], REGIONS[me], self.settings.enabled, self.settings.limits
+             \"/etc/coms/alias.key\"\n\n[debug]\nrecord_links = \"/var/lib/coms/links\"\n\n[limits]\n{}\n\n[notice]\n{}\n",
+            HOSTS[me], REGIONS[me], self.settings.enabled, self.settings.limits, self.settings.notice
         );
         for i in (0..self.brokers.len()).filter(|i| *i != me) {
             toml.push_str(&format!(

@@ -61,7 +61,7 @@ pub enum Command {
     },
     /// Move a VM and wait for the outcome
     #[command(
-        after_help = "Examples:\n  comsctl migrate web-1              to the least busy host\n  comsctl migrate web-1 --to h2      to h2\n  comsctl migrate web-1 --no-wait    begin, and print the id for `comsctl show`\n\nCtrl-C ends the waiting and not the move (`comsctl cancel ID` does); exit status 130 then."
+        after_help = "Examples:\n  comsctl migrate web-1              to the least busy host\n  comsctl migrate web-1 --to h2      to h2\n  comsctl migrate web-1 --no-wait    begin, and print the id for `comsctl show`\n  comsctl migrate web-1 --reason maintenance --notice 600   told ten minutes before\n  comsctl migrate web-1 --expedite   at once, whatever its owner wants; the notice says so\n\nA guest whose applications want to be asked is told first and may hold or postpone the move, as far as [notice] in broker.toml lets it; `comsctl show` says what it waits for.\nCtrl-C ends the waiting and not the move (`comsctl cancel ID` does); exit status 130 then."
     )]
     Migrate {
         /// The domain's name or UUID
@@ -69,6 +69,15 @@ pub enum Command {
         /// To this host instead of the least busy one
         #[arg(long, value_name = "HOST")]
         to: Option<String>,
+        /// What the guest is told
+        #[arg(long, value_parser = ["maintenance", "balance"])]
+        reason: Option<String>,
+        /// Neither notice nor holds of the guest count
+        #[arg(long)]
+        expedite: bool,
+        /// Tell the guest this long before, whatever its applications want; one that is ready moves sooner
+        #[arg(long, value_name = "SECONDS")]
+        notice: Option<u32>,
         /// Do not wait for the outcome
         #[arg(long, conflicts_with = "timeout")]
         no_wait: bool,

@@ -1,7 +1,7 @@
 //! Waits for a move that was begun, and says how far it is.
 
 use super::client::{Broker, unexpected};
-use super::show::in_full;
+use super::show::{in_full, waiting};
 use super::tables::table_of_moves;
 use super::{Failure, print};
 use coms_broker::records::{MoveRecord, MoveState};
@@ -34,7 +34,8 @@ pub fn follow(
         if live {
             let left =
                 record.bytes_remaining.map(|b| format!(", {} MiB to copy", b >> 20)).unwrap_or_default();
-            eprint!("\r\x1b[K{id}: {}{left}", record.state.name());
+            let waits = record.waits.as_ref().map(|w| format!(", {}", waiting(w))).unwrap_or_default();
+            eprint!("\r\x1b[K{id}: {}{left}{waits}", record.state.name());
         }
         if record.state.is_final() {
             if live {
@@ -98,6 +99,12 @@ fn give_up(json: bool, record: &MoveRecord, after: Duration) -> Result<ExitCode,
             "after {s} s it is not known what became of {id}: `virsh domstate {vm} --reason` here and at {to} say \
              where it runs; a copy that is paused here and runs there is a leftover"
         ),
+        MoveState::Announced => {
+            let waits = record.waits.as_ref().map(waiting).unwrap_or_default();
+            format!(
+                "{id} has not begun; it waits {waits}; at once: comsctl cancel {id}, then comsctl migrate {vm} --expedite"
+            )
+        }
         MoveState::Choosing
         | MoveState::WritingTicket
         | MoveState::Copying

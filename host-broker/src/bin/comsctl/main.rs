@@ -15,6 +15,7 @@ use args::{Args, Command, ConfigCommand};
 use clap::Parser;
 use client::{Broker, unexpected};
 use coms_broker::control::{Reply, Request};
+use coms_protocol::types::NoticeReason;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -79,9 +80,15 @@ fn run(args: &Args) -> Result<ExitCode, Failure> {
         }
         Command::Migrations { id } => print(json, &connect()?.moves(*id)?, |m| tables::table_of_moves(m)),
         Command::Show { what } => show::show(json, &mut connect()?, what),
-        Command::Migrate { domain, to, no_wait, timeout } => {
+        Command::Migrate { domain, to, reason, expedite, notice, no_wait, timeout } => {
             let mut broker = connect()?;
-            let order = Request::Migrate { domain: domain.clone(), to: to.clone() };
+            let reason = reason.as_deref().map(|r| match r {
+                "maintenance" => NoticeReason::Maintenance,
+                "balance" => NoticeReason::Balance,
+                _ => NoticeReason::Unstated,
+            });
+            let (domain, to) = (domain.clone(), to.clone());
+            let order = Request::Migrate { domain, to, reason, expedite: *expedite, notice_s: *notice };
             let migration = follow::begun(broker.ask(&order)?)?;
             if *no_wait {
                 let value = serde_json::json!({ "migration": migration });

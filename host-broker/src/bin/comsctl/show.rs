@@ -4,8 +4,8 @@ use super::client::Broker;
 use super::tables::{ago, clean};
 use super::{Failure, print};
 use coms_broker::decide::placement::{Considered, Verdict};
-use coms_broker::records::MoveRecord;
-use coms_protocol::types::Initiator;
+use coms_broker::records::{MoveRecord, Waits, WaitsFor};
+use coms_protocol::types::{Initiator, NoticeReason};
 use std::fmt::Write;
 use std::process::ExitCode;
 
@@ -32,6 +32,10 @@ pub fn in_full(r: &MoveRecord) -> String {
     line("migration", &r.migration.to_string());
     line("vm", &format!("{} ({})", r.domain, r.uuid));
     line("asked by", &who(r));
+    if r.why != NoticeReason::Unstated || r.expedited {
+        let hurry = if r.expedited { "; expedited, the guest is not asked" } else { "" };
+        line("because", &format!("{}{hurry}", r.why));
+    }
     line("received", &format!("{} ({})", at(r.received_unix_ms), ago(Some(r.received_unix_ms))));
     let unknown = || "?".to_owned();
     line(
@@ -39,6 +43,9 @@ pub fn in_full(r: &MoveRecord) -> String {
         &format!("{} -> {}", r.from.clone().unwrap_or_else(unknown), r.to.clone().unwrap_or_else(unknown)),
     );
     line("state", r.state.name());
+    if let Some(waits) = &r.waits {
+        line("waits", &waiting(waits));
+    }
     if let Some(reason) = &r.reason {
         line("reason", reason);
     }
@@ -65,8 +72,30 @@ fn who(r: &MoveRecord) -> String {
         Initiator::Customer => format!("the guest{request}"),
         Initiator::Operator => "the operator (comsctl)".into(),
         Initiator::Foreign => "somebody past the broker (virsh, a manager)".into(),
+        Initiator::Schedule => format!("the guest's schedule{request}"),
+        Initiator::Random => "the guest's random moves".into(),
         Initiator::Unknown(n) => format!("unknown ({n})"),
     }
+}
+
+/// Until when an announced move waits, and why.
+pub fn waiting(w: &Waits) -> String {
+    let why = match w.waits_for {
+        WaitsFor::Notice => "the guest was told and may get ready".into(),
+        WaitsFor::Guest { cause, holders } => {
+            let holders = if holders > 1 { format!(" ({holders} of them)") } else { String::new() };
+            let at_most = if w.at_most_unix_ms > w.until_unix_ms {
+                format!("; it may hold until {}", at(w.at_most_unix_ms))
+            } else {
+                String::new()
+            };
+            format!("something in the guest is not ready: {cause}{holders}{at_most}")
+        }
+        WaitsFor::Postponed { cause } => format!("the guest postponed it: {cause}"),
+        WaitsFor::OtherMoves => "as many moves as may be made at once are under way".into(),
+        WaitsFor::ForeignMove => "somebody past the broker moves it".into(),
+    };
+    format!("until {}: {why}", at(w.until_unix_ms))
 }
 
 fn verdict(c: &Considered) -> String {
@@ -88,6 +117,9 @@ fn verdict(c: &Considered) -> String {
         }
         Verdict::OtherRegion => "is not in the region that was wished for".into(),
         Verdict::NotTheOneAskedFor => "is not the one that was asked for".into(),
+        Verdict::NotInPool => "is not in the pool of random moves".into(),
+        Verdict::Drawn { among } => format!("drawn among {among} that fit"),
+        Verdict::NotDrawn => "fits, and was not drawn".into(),
         Verdict::NoRelief { load, here } => {
             format!("would be no relief: load {:.0} % there, {:.0} % here", load * 100.0, here * 100.0)
         }
@@ -121,7 +153,7 @@ fn at(unix_ms: u64) -> String {
 mod tests {
     use super::*;
     use coms_broker::records::{MoveState, Step};
-    use coms_protocol::types::{Figures, MigrationId, RequestId};
+    use coms_protocol::types::{Cause, Figures, MigrationId, RequestId};
 
     #[test]
     fn says_who_when_why_there_and_what_it_took_and_lets_no_control_character_through() {
@@ -130,6 +162,8 @@ mod tests {
             domain: "web-1".into(),
             uuid: uuid::Uuid::nil(),
             initiator: Initiator::Customer,
+            why: NoticeReason::Workload,
+            expedited: false,
             request: Some(RequestId(3)),
             from: Some("h1".into()),
             to: Some("h2".into()),
@@ -149,10 +183,18 @@ mod tests {
             ended_unix_ms: Some(1_003_000),
             figures: Figures { downtime_ms: Some(40), ..Figures::default() },
             bytes_remaining: None,
+            waits: Some(Waits {
+                until_unix_ms: 1_005_000,
+                at_most_unix_ms: 1_300_000,
+                waits_for: WaitsFor::Guest { cause: Cause::App, holders: 2 },
+            }),
             steps: vec![Step { at_unix_ms: 1_000_500, state: MoveState::Copying }],
         });
         for part in [
             "the guest, request 3",
+            "because      workload",
+            "until 1970-01-01T00:16:45.000Z: something in the guest is not ready: app (2 of them); it may hold until \
+             1970-01-01T00:21:40.000Z",
             "1970-01-01T00:16:40.000Z",
             "h1 -> h2",
             "destination-lost",

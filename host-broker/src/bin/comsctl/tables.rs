@@ -2,7 +2,7 @@
 
 use super::doctor::CLOCK_NOISE_MS;
 use coms_broker::control::{GuestView, HostView};
-use coms_broker::records::MoveRecord;
+use coms_broker::records::{MoveRecord, WaitsFor};
 
 pub fn table_of_guests(guests: &[GuestView]) -> String {
     let rows = guests.iter().map(|g| {
@@ -59,13 +59,27 @@ pub fn table_of_moves(moves: &[MoveRecord]) -> String {
             m.domain.clone(),
             m.initiator.to_string(),
             format!("{} -> {}", m.from.clone().unwrap_or_else(unknown), m.to.clone().unwrap_or_else(unknown)),
-            m.state.name().to_owned() + &m.reason.as_ref().map(|r| format!(" ({r})")).unwrap_or_default(),
+            m.state.name().to_owned() + &in_brackets(m),
             m.figures.total_ms.map_or("-".into(), |v| format!("{v} ms")),
             m.figures.downtime_ms.map_or("-".into(), |v| format!("{v} ms")),
             ago(Some(m.received_unix_ms)),
         ]
     });
     table(["MIGRATION", "VM", "BY", "WAY", "STATE", "TOTAL", "DOWNTIME", "BEGUN"], rows)
+}
+
+fn in_brackets(m: &MoveRecord) -> String {
+    match (&m.reason, &m.waits) {
+        (Some(reason), _) => format!(" ({reason})"),
+        (None, Some(waits)) => match waits.waits_for {
+            WaitsFor::Notice => " (the guest was told)".into(),
+            WaitsFor::Guest { cause, holders } => format!(" (held by the guest: {cause}, {holders})"),
+            WaitsFor::Postponed { cause } => format!(" (postponed by the guest: {cause})"),
+            WaitsFor::OtherMoves => " (others first)".into(),
+            WaitsFor::ForeignMove => " (moved by somebody else)".into(),
+        },
+        (None, None) => String::new(),
+    }
 }
 
 pub fn ago(unix_ms: Option<u64>) -> String {

@@ -185,3 +185,29 @@ fn when_the_file_in_force_was_read_is_known() {
     reload(&mut w, |_| ());
     assert_eq!(read(&w), w.now.unix_ms);
 }
+
+#[test]
+fn a_guest_that_is_greeted_anew_has_time_to_hold_its_announced_move_again() {
+    use super::announce::{announced, attends, begins_after, hold, order, say, verdict};
+    use coms_protocol::guest_to_host::Attend;
+    let held = || {
+        let mut w = attends(5000, 60_000);
+        let (_, notice) = announced(&order(&mut w, false, None));
+        assert!(verdict(&say(&mut w, hold(notice.migration, 30_000))).granted);
+        w.pass(10);
+        let actions = reload(&mut w, |c| c.me.region = "elsewhere".into());
+        assert!(find(&actions, |a| matches!(a, Action::Greet { .. })).is_some(), "{actions:?}");
+        w.event(Event::Link { uuid: VM, event: LinkEvent::Lost });
+        (w, notice.migration)
+    };
+    let (mut w, migration) = held();
+    assert_eq!(begins_after(&mut w, 1), None);
+    w.hello(&[]);
+    say(&mut w, Attend { notice_ms: 5000, hold_ms: 60_000 });
+    // As long as it might from the beginning, and no longer: 65 s, of which 12 are over.
+    assert!(verdict(&say(&mut w, hold(migration, 1_000_000))).granted);
+    assert_eq!(begins_after(&mut w, 100), Some(53));
+    // Or it has nothing to say any more.
+    let (mut w, _) = held();
+    assert_eq!(begins_after(&mut w, 100), Some(5));
+}

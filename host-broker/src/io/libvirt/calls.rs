@@ -4,7 +4,7 @@ use super::errors::Failure;
 use super::ffi;
 use super::ffi::Value;
 use super::figures::job_figures;
-use super::xml::{self, TICKET_NAMESPACE};
+use super::xml::{self, SCHEDULE_NAMESPACE, TICKET_NAMESPACE};
 use crate::hypervisor::{
     Domain, DomainSample, DomainState, HostSample, HvError, JobFigures, Mark, MigrateSpec, Needs, VcpuTimes,
 };
@@ -18,7 +18,7 @@ use virt_sys as sys;
 /// The secret that is a broker's sign of life, the same on every host.
 const MARK: Uuid = Uuid::from_u128(0xc05b_2c0e_7a1d_4b1e_9d0b_6f2b_70c4_5e3d);
 /// libvirt's prefix for our metadata element.
-const TICKET_KEY: &str = "coms";
+const METADATA_KEY: &str = "coms";
 /// A peer that stays silent for 5 s, three times, is gone: calls in flight fail then instead of hanging.
 const KEEPALIVE_S: i32 = 5;
 const KEEPALIVE_COUNT: u32 = 3;
@@ -120,6 +120,7 @@ impl Connection {
             vcpus: info.nr_virt_cpu,
             needs: facts.needs,
             ticket_xml: facts.ticket_xml,
+            random_xml: facts.random_xml,
             job_active: job != Job::None,
         })
     }
@@ -160,19 +161,33 @@ impl Connection {
         }
     }
 
-    /// In the running domain only: the definition on disk must not carry a ticket into the next boot.
     pub(super) fn set_ticket(&self, uuid: Uuid, xml: Option<&str>) -> Result<(), HvError> {
-        const OP: &str = "set ticket";
-        without_nul(OP, xml.unwrap_or_default())?;
-        let dom = self.lookup(OP, uuid)?;
+        self.set_element("set ticket", uuid, xml, TICKET_NAMESPACE)
+    }
+
+    pub(super) fn set_schedule(&self, uuid: Uuid, xml: Option<&str>) -> Result<(), HvError> {
+        self.set_element("set schedule", uuid, xml, SCHEDULE_NAMESPACE)
+    }
+
+    /// In the running domain only: the definition on disk must carry neither a ticket nor a schedule into the next
+    /// boot.
+    fn set_element(
+        &self,
+        op: &'static str,
+        uuid: Uuid,
+        xml: Option<&str>,
+        namespace: &str,
+    ) -> Result<(), HvError> {
+        without_nul(op, xml.unwrap_or_default())?;
+        let dom = self.lookup(op, uuid)?;
         dom.set_metadata(
             sys::VIR_DOMAIN_METADATA_ELEMENT as i32,
             xml,
-            Some(TICKET_KEY),
-            Some(TICKET_NAMESPACE),
+            Some(METADATA_KEY),
+            Some(namespace),
             sys::VIR_DOMAIN_AFFECT_LIVE,
         )
-        .map_err(self.failed(OP))?;
+        .map_err(self.failed(op))?;
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use super::ffi::Value;
 use crate::hypervisor::JobFigures;
+use virt_sys as sys;
 
 /// Names as in libvirt-domain.h (VIR_DOMAIN_JOB_*). What libvirt did not report stays absent.
 pub(super) fn job_figures(params: &[(String, Value)]) -> JobFigures {
@@ -35,6 +36,7 @@ pub(super) fn job_figures(params: &[(String, Value)]) -> JobFigures {
         dirty_pages_per_s: memory("memory_dirty_rate"),
         page_size: memory("memory_page_size").filter(|size| *size > 0),
         error: text("errmsg"),
+        leaves: number("operation").map(|op| op == u64::from(sys::VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT)),
     }
 }
 

@@ -134,6 +134,11 @@ impl Libvirt {
         self.inner.changes.call("set ticket", move |c| c.set_ticket(uuid, xml.as_deref())).await
     }
 
+    /// The same for the schedule of random moves.
+    pub async fn set_schedule(&self, uuid: Uuid, xml: Option<String>) -> Result<(), HvError> {
+        self.inner.changes.call("set schedule", move |c| c.set_schedule(uuid, xml.as_deref())).await
+    }
+
     /// Whether the domain starts with its host. A migration does not carry it along.
     pub async fn set_autostart(&self, uuid: Uuid, on: bool) -> Result<(), HvError> {
         self.inner.changes.call("set autostart", move |c| c.set_autostart(uuid, on)).await

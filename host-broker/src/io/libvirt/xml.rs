@@ -6,14 +6,16 @@ use roxmltree::{Document, Node};
 use std::path::PathBuf;
 use uuid::Uuid;
 
-/// Where the broker's ticket lives in a domain's metadata.
-pub(super) const TICKET_NAMESPACE: &str = "urn:coms:domain:1";
+/// Where the broker's ticket lives in a domain's metadata, and where the schedule of random moves does.
+pub(super) const TICKET_NAMESPACE: &str = crate::ticket::NAMESPACE;
+pub(super) const SCHEDULE_NAMESPACE: &str = crate::schedule::NAMESPACE;
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Facts {
     pub channel: Option<PathBuf>,
     pub needs: Needs,
     pub ticket_xml: Option<String>,
+    pub random_xml: Option<String>,
 }
 
 /// From a domain's XML; from that of a domain which does not run, there is no channel path to be had.
@@ -43,12 +45,12 @@ pub(super) fn facts(xml: &str) -> Result<Facts, roxmltree::Error> {
         .or_else(|| unix("serial").chain(unix("console")).filter(has_alias).find_map(bound));
 
     // libvirt declares the namespace on the element itself, so its text stands alone.
-    let ticket_xml = child(domain, "metadata")
-        .into_iter()
-        .flat_map(|metadata| metadata.children())
-        .find(|n| n.is_element() && n.tag_name().namespace() == Some(TICKET_NAMESPACE))
-        .and_then(|n| xml.get(n.range()))
-        .map(str::to_owned);
+    let metadata = child(domain, "metadata");
+    let element = |namespace: &str| {
+        let mut children = metadata.into_iter().flat_map(|metadata| metadata.children());
+        let node = children.find(|n| n.is_element() && n.tag_name().namespace() == Some(namespace))?;
+        xml.get(node.range()).map(str::to_owned)
+    };
 
     Ok(Facts {
         channel,
@@ -57,7 +59,8 @@ pub(super) fn facts(xml: &str) -> Result<Facts, roxmltree::Error> {
             arch: attribute(os_type, "arch"),
             machine: attribute(os_type, "machine"),
         },
-        ticket_xml,
+        ticket_xml: element(TICKET_NAMESPACE),
+        random_xml: element(SCHEDULE_NAMESPACE),
     })
 }
 

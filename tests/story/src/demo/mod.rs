@@ -6,6 +6,9 @@
 mod echo;
 mod follow;
 mod measure;
+mod notice;
+mod random;
+mod random_svg;
 mod scenario;
 mod screen;
 mod svg;
@@ -24,11 +27,23 @@ struct Scenario {
     play: fn(&mut Screen) -> Result<Vec<String>>,
 }
 
-const SCENARIOS: [Scenario; 1] = [Scenario {
-    name: "neighbours",
-    about: "a VM whose neighbours get busy asks to move, and is itself again (the COMS paper's Figure 1)",
-    play: scenario::neighbours,
-}];
+const SCENARIOS: [Scenario; 3] = [
+    Scenario {
+        name: "neighbours",
+        about: "a VM whose neighbours get busy asks to move, and is itself again (the COMS paper's Figure 1)",
+        play: scenario::neighbours,
+    },
+    Scenario {
+        name: "notice",
+        about: "an application holds the operator's move, windows put one off, and every move is told",
+        play: notice::notice,
+    },
+    Scenario {
+        name: "random",
+        about: "a VM is moved at random times over three hosts, up to its budget (the COMS paper's module D)",
+        play: random::random,
+    },
+];
 
 /// Everything after the program's name in, exit status out: 0 shown, 1 not shown, 2 wrong usage.
 pub fn main(words: Vec<String>) -> ExitCode {
@@ -94,6 +109,6 @@ fn help() -> String {
         out += &format!("  {:<12}{}\n", s.name, s.about);
     }
     out += "\nExit status: 0 shown; 1 not shown, with the reason; 2 wrong usage.\n\n\
-            Examples:\n  sudo make demo\n  sudo make demo S=neighbours\n";
+            Examples:\n  sudo make demo\n  sudo make demo S=neighbours\n  sudo make demo S=notice\n";
     out
 }

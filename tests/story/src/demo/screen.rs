@@ -98,6 +98,27 @@ fn sentence(event: &Value) -> Option<String> {
             ms("/evidence/0/now_ms")
         ),
         "accepted" => format!("accepted: migration {}", word("/migration")),
+        "notice" => format!(
+            "notice: {} by {} ({}), begins in {}, may be held for {}",
+            word("/migration"),
+            word("/initiator"),
+            word("/reason"),
+            ms("/starts_in_ms"),
+            ms("/hold_up_to_ms")
+        ),
+        "app_registered" => format!("the application {} wants to be asked", word("/app")),
+        "app_holds" => format!("the application {} holds the move", word("/app")),
+        "app_ready" => format!("the application {} is ready", word("/app")),
+        "hold" | "postpone" => format!("to the host: {}, because of {}", word("/event"), word("/cause")),
+        "ready" => "to the host: ready".to_owned(),
+        "verdict" => format!(
+            "the host: {} granted: {}, begins in {}",
+            word("/asked"),
+            word("/granted"),
+            ms("/starts_in_ms")
+        ),
+        "windows_changed" => format!("windows open: {}", word("/open")),
+        "started" => "memory is being copied".to_owned(),
         "denied" => {
             format!("denied: {}; asks again in {} s", word("/reason"), word("/next_automatic_request_s"))
         }

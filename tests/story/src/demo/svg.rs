@@ -174,7 +174,7 @@ fn cross(out: &mut String, x: f64, y: f64, colour: &str) {
     );
 }
 
-fn line(out: &mut String, from: (f64, f64), to: (f64, f64), style: &str) {
+pub(super) fn line(out: &mut String, from: (f64, f64), to: (f64, f64), style: &str) {
     let _ = writeln!(
         out,
         "<line x1=\"{:.1}\" y1=\"{:.1}\" x2=\"{:.1}\" y2=\"{:.1}\" {style}/>",
@@ -183,12 +183,12 @@ fn line(out: &mut String, from: (f64, f64), to: (f64, f64), style: &str) {
 }
 
 /// The words are ours: nothing in them needs escaping.
-fn text(out: &mut String, x: f64, y: f64, style: &str, words: &str) {
+pub(super) fn text(out: &mut String, x: f64, y: f64, style: &str, words: &str) {
     let _ = writeln!(out, "<text x=\"{x:.1}\" y=\"{y:.1}\" {style}>{words}</text>");
 }
 
 /// 1, 2 or 5 times a power of ten, at least `least`.
-fn nice_step(least: f64) -> f64 {
+pub(super) fn nice_step(least: f64) -> f64 {
     let power = 10_f64.powf(least.max(1e-9).log10().floor());
     [1.0, 2.0, 5.0].into_iter().map(|m| m * power).find(|step| *step >= least).unwrap_or(10.0 * power)
 }
