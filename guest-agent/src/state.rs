@@ -165,6 +165,9 @@ pub struct Record {
     /// What was told of this migration before; completed outranks it.
     #[serde(default)]
     pub told_before: Option<Outcome>,
+    /// The id under which the host that the guest left told of it: hosts cannot agree on one for a foreign move.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begun_as: Option<MigrationId>,
     /// What the guest measured.
     #[serde(flatten)]
     pub gap: Gap,

@@ -45,11 +45,11 @@ Exit code with --wait: 0 the VM stays where it is, 1 it was too late and the VM 
         after_help = "Examples:\n  coms history\n  coms history --json | jq '.history[-1].downtime_ms'"
     )]
     History,
-    /// Everything that happens, as it happens
+    /// How everything stands and what happens, as it happens; a line for each event where nobody looks on
     #[command(
-        after_help = "Examples:\n  coms watch\n  coms watch --json | jq -c 'select(.event == \"completed\")'"
+        after_help = "Examples:\n  coms watch\n  coms watch --lines\n  coms watch --json | jq -c 'select(.event == \"completed\")'"
     )]
-    Watch,
+    Watch(Watch),
     /// Be asked about moves for as long as this runs: events on standard output, "ready" or "hold 30s" on standard input
     #[command(after_help = "Examples:\n  coms register --name shop --notice 10s --hold 60s\n  \
 coms register --name shop --notice 5s | while read -r line; do ...; done\n\n\
@@ -94,6 +94,13 @@ coms simulate --expedited"
 Exit code: 0 nothing failed, 1 something did"
     )]
     Doctor(Doctor),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Watch {
+    /// A line for each event, on a terminal too
+    #[arg(long)]
+    pub lines: bool,
 }
 
 #[derive(Debug, clap::Args)]

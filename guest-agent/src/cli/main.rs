@@ -4,6 +4,7 @@ mod args;
 mod asked;
 mod client;
 mod doctor;
+mod live;
 mod random;
 mod show;
 
@@ -65,7 +66,10 @@ fn run(args: &Args) -> Result<bool, Trouble> {
             out(&client.ask(&Command::History)?, show::history);
             Ok(true)
         }
-        Wanted::Watch => {
+        Wanted::Watch(wanted) => {
+            if !args.json && !wanted.lines && std::io::stdout().is_terminal() {
+                return live::run(client, socket);
+            }
             client.ask(&Command::Watch)?;
             loop {
                 let event = client.next(None)?.unwrap_or_default();

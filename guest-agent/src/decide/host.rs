@@ -302,6 +302,12 @@ impl Agent {
             self.release_final(earlier.number);
         }
         self.explained(&m.to);
+        // What its source told of a foreign move under another id ends here too.
+        let noticed = self.announced.as_ref().filter(|a| a.notice.initiator == Initiator::Foreign);
+        let begun_as = noticed.map(|a| a.notice.migration).filter(|id| *id != m.migration);
+        if let Some(id) = begun_as {
+            self.state.end(id, Outcome::Completed);
+        }
         let here = |p: &Place| p.alias == m.to.alias;
         let former = [self.link.former.as_ref(), self.link.place.as_ref()];
         let from = m.from.clone().or_else(|| former.into_iter().flatten().find(|p| !here(p)).cloned());
@@ -313,6 +319,7 @@ impl Agent {
             to: Some(m.to.clone()),
             told_after_ms: m.told_after_ms,
             told_before,
+            begun_as,
             // A request that had its answer keeps that one.
             ..Ending::of(Outcome::Completed).named(
                 m.migration,
@@ -328,7 +335,7 @@ impl Agent {
         self.untold = Some(Untold { number, migration: m.migration, due: now.mono + TELL_WAIT });
 
         let (before, during) = match &mut self.moving {
-            Some(moving) if moving.migration == m.migration => {
+            Some(moving) if moving.migration == m.migration || Some(moving.migration) == begun_as => {
                 (std::mem::take(&mut moving.before), std::mem::take(&mut moving.during))
             }
             Some(_) | None => (self.before(now.mono), BTreeMap::new()),
@@ -395,6 +402,7 @@ impl Agent {
             figures: end.figures,
             told_after_ms: end.told_after_ms,
             told_before: end.told_before,
+            begun_as: end.begun_as,
             gap: Gap::default(),
             effect: None,
         };
@@ -418,6 +426,7 @@ pub(super) struct Ending {
     pub(super) figures: Figures,
     pub(super) told_after_ms: Option<u64>,
     pub(super) told_before: Option<Outcome>,
+    pub(super) begun_as: Option<MigrationId>,
 }
 
 impl Ending {
@@ -435,6 +444,7 @@ impl Ending {
             figures: Figures::default(),
             told_after_ms: None,
             told_before: None,
+            begun_as: None,
         }
     }
 

@@ -7,11 +7,12 @@ use super::request::Life;
 use super::*;
 use crate::event::{Cancel, ClientId, Command, Counters, Measured, Migrate, Sample};
 use coms_protocol::host_to_guest::{
-    Accepted, AlreadyRunning, Cancelled, Completed, Denied, Failed, HostHello, HostToGuest, Resend,
+    Accepted, AlreadyRunning, Cancelled, Completed, Denied, Failed, HostHello, HostToGuest, Notice, Resend,
 };
 use coms_protocol::session::{Epoch, Event as Session};
 use coms_protocol::types::{
-    DenyReason, Encryption, FailReason, Figures, Initiator, Metric, RequestId, RequestReason, Technique,
+    DenyReason, Encryption, FailReason, Figures, Initiator, Metric, Phase, RequestId, RequestReason,
+    Technique,
 };
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -333,6 +334,45 @@ fn completed_outranks_the_cancel_of_a_request_that_had_joined_the_move() {
     assert_eq!(told, [("cancelled", Some(&id), None), ("completed", None, Some(&before))]);
     assert!(world.agent.state.life == Life::Idle && world.agent.cooldown_until > Duration::ZERO);
     assert_eq!(world.agent.state.ended(migration), Some(crate::state::Outcome::Completed));
+}
+
+#[test]
+fn a_foreign_move_that_began_under_one_id_and_ended_under_another_is_one_move() {
+    let link = |m: HostToGuest| Event::Link(Session::Message(m));
+    let mut world = World::new();
+    world.feed(met("a"), None);
+    let (at_source, on_arrival) = (MigrationId(7), MigrationId(8));
+    let notice = Notice {
+        migration: at_source,
+        request: None,
+        initiator: Initiator::Foreign,
+        technique: Technique::PreCopy,
+        starts_in_ms: 0,
+        predicted_downtime_ms: None,
+        predicted_total_ms: None,
+    };
+    world.feed(link(notice.into()), None);
+    let progress = Progress {
+        migration: at_source,
+        phase: Phase::Copying,
+        elapsed_ms: 20,
+        bytes_total: None,
+        bytes_remaining: None,
+        round: None,
+    };
+    world.feed(link(progress.into()), None);
+    world.feed(met("b"), None);
+    let arrived = Completed { initiator: Initiator::Foreign, ..completed(on_arrival, None) };
+    world.feed(link(arrived.into()), None);
+    world.ms += u64::try_from(super::TELL_WAIT.as_millis()).unwrap();
+    world.feed(Event::Timer, None);
+    // Late words of the source about the same move say nothing new.
+    world.feed(link(progress.into()), None);
+    let (reason, figures) = (FailReason::Unexplained, Figures::default());
+    world.feed(link(Failed { migration: at_source, request: None, reason, figures }.into()), None);
+    let told: Vec<_> = world.finals().map(|t| (t.event.as_str(), t.fields.get("begun_as"))).collect();
+    assert_eq!(told, [("completed", Some(&Value::from(at_source.to_string())))]);
+    assert!(world.agent.moving.is_none());
 }
 
 #[test]

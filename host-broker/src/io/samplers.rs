@@ -4,6 +4,7 @@
 use super::libvirt::Libvirt;
 use crate::config::Config;
 use crate::event::Event;
+use crate::hypervisor::HvError;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -11,6 +12,8 @@ use tokio::task::AbortHandle;
 
 /// How often each host is looked at.
 const SAMPLE_EVERY: Duration = Duration::from_secs(2);
+/// A host that takes longer is held for one that does not answer until it does: a survey would wait for it.
+const SLOW: Duration = Duration::from_secs(1);
 
 pub struct Samplers {
     libvirt: Libvirt,
@@ -50,7 +53,24 @@ async fn sample(libvirt: Libvirt, host: String, remote: Option<String>, tx: mpsc
     loop {
         every.tick().await;
         let result = match &remote {
-            Some(uri) => libvirt.sample(uri).await,
+            Some(uri) => {
+                let mut look = std::pin::pin!(libvirt.sample(uri));
+                match tokio::time::timeout(SLOW, &mut look).await {
+                    Ok(result) => result,
+                    Err(_) => {
+                        let late = HvError::Unreachable {
+                            operation: "looking at the host",
+                            uri: uri.clone(),
+                            detail: format!("no answer for {} s", SLOW.as_secs()),
+                        };
+                        let late = Event::Sampled { host: host.clone(), result: Err(late) };
+                        if tx.send(late).await.is_err() {
+                            return;
+                        }
+                        look.await
+                    }
+                }
+            }
             None => libvirt.local_sample().await,
         };
         if tx.send(Event::Sampled { host: host.clone(), result }).await.is_err() {

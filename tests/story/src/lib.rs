@@ -3,11 +3,13 @@
 
 pub mod demo;
 pub mod faults;
+mod first;
 mod told;
 
 use coms_lab::{
     AgentBinaries, AgentConfig, Guest, GuestConfig, Host, HostConfig, Lab, LabConfig, Process, Signal,
 };
+pub use first::first_programs;
 use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -123,9 +125,15 @@ pub struct Settings {
     pub memory_mib: Option<(&'static str, u64)>,
     /// Run programs that can be stopped between two steps.
     pub stop_points: bool,
+    /// Hosts whose broker and comsctl are still the first version's.
+    pub first_version: Vec<usize>,
 }
 
 impl Settings {
+    fn programs_of_host(&self, i: usize) -> Result<&'static Programs> {
+        if self.first_version.contains(&i) { first_programs() } else { self.programs() }
+    }
+
     fn programs(&self) -> Result<&'static Programs> {
         if self.stop_points { programs_with_stop_points() } else { programs() }
     }
@@ -141,6 +149,7 @@ impl Default for Settings {
             free_cpus: false,
             memory_mib: None,
             stop_points: false,
+            first_version: Vec::new(),
         }
     }
 }
@@ -177,9 +186,17 @@ impl Stage {
     fn broker_toml(&self, me: usize) -> String {
         let mut toml = format!(
             "[host]\nname = \"{}\"\nregion = \"{}\"\ncpus = 1\n\n[guests]\nenabled = {}\n\n[aliases]\nkey_file = \
-             \"/etc/coms/alias.key\"\n\n[debug]\nrecord_links = \"/var/lib/coms/links\"\n\n[limits]\n{}\n\n[notice]\n{}\n",
-            HOSTS[me], REGIONS[me], self.settings.enabled, self.settings.limits, self.settings.notice
+             \"/etc/coms/alias.key\"\n\n[debug]\nrecord_links = \"/var/lib/coms/links\"\n\n[limits]\n{}\n",
+            HOSTS[me], REGIONS[me], self.settings.enabled, self.settings.limits
         );
+        // While hosts are upgraded: the first version leaves no sign of life.
+        let first = &self.settings.first_version;
+        if !first.is_empty() && !first.contains(&me) {
+            toml.push_str("require_broker = false\n");
+        }
+        if !self.settings.notice.is_empty() {
+            toml.push_str(&format!("\n[notice]\n{}\n", self.settings.notice));
+        }
         for i in (0..self.brokers.len()).filter(|i| *i != me) {
             toml.push_str(&format!(
                 "\n[[hosts]]\nname = \"{}\"\nregion = \"{}\"\nlibvirt = \"{}\"\ncpus = 1\n",
@@ -203,7 +220,7 @@ impl Stage {
         )?;
         host.write_file("/etc/coms/broker.toml", self.broker_toml(i))?;
         let process = host.spawn(
-            &self.settings.programs()?.broker,
+            &self.settings.programs_of_host(i)?.broker,
             &[],
             &[("COMS_LOG", "info,coms_broker=debug"), ("COMS_TEST_STOP_AT", BROKER_STOPS_AT)],
             "coms-broker.log",
@@ -252,11 +269,13 @@ impl Stage {
     /// Every broker has seen every host for long enough to judge it.
     pub fn wait_for_load(&self) -> Result<()> {
         for i in 0..self.brokers.len() {
+            // The first version knew no signs of life, and leaves none.
+            let tells_no_brokers = !self.settings.first_version.is_empty();
             // After a long cut TCP itself takes its time.
             self.wait("each broker to know each host's load", 90, || {
                 let hosts = self.comsctl(i, &["hosts"])?;
                 let known = |h: &Value| {
-                    let broker = h["this_host"] == true || !h["broker"].is_null();
+                    let broker = h["this_host"] == true || !h["broker"].is_null() || tells_no_brokers;
                     h["answers"] == true && !h["load_per_cpu"].is_null() && broker
                 };
                 Ok(hosts.as_array().is_some_and(|h| h.iter().all(known)))
@@ -275,7 +294,7 @@ impl Stage {
     }
 
     pub fn comsctl_raw(&self, i: usize, args: &[&str]) -> Result<(i32, String, String)> {
-        let program = programs()?.comsctl.display().to_string();
+        let program = self.settings.programs_of_host(i)?.comsctl.display().to_string();
         let argv: Vec<&str> = [program.as_str(), "--json"].into_iter().chain(args.iter().copied()).collect();
         let out = self.host(i).run(&argv)?;
         Ok((

@@ -99,6 +99,26 @@ impl Memory {
     }
 }
 
+/// KiB that are the broker's alone, by what they belong to: its heap, its stack, a file's data, or nothing named.
+fn by_mapping(pid: u32) -> Result<BTreeMap<String, i64>> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps"))?;
+    let (mut all, mut of) = (BTreeMap::new(), String::new());
+    for line in text.lines() {
+        if let Some(kib) = line.strip_prefix("Anonymous:") {
+            *all.entry(of.clone()).or_default() += kib.trim().trim_end_matches(" kB").parse::<i64>()?;
+        } else if line.split_whitespace().next().is_some_and(|word| word.contains('-')) {
+            of = line.split_whitespace().nth(5).unwrap_or("unnamed").to_owned();
+        }
+    }
+    Ok(all)
+}
+
+/// What grew of it.
+fn growth(before: &BTreeMap<String, i64>, now: &BTreeMap<String, i64>) -> Vec<String> {
+    let grown = now.iter().map(|(of, kib)| (of, kib - before.get(of).unwrap_or(&0)));
+    grown.filter(|(_, kib)| *kib != 0).map(|(of, kib)| format!("{of} {kib:+} KiB")).collect()
+}
+
 /// What came of one round: the hostile guest did something, and the neighbour asked.
 struct Round {
     hostile: Value,
@@ -223,6 +243,7 @@ fn a_hostile_guest_harms_neither_the_broker_nor_its_neighbour_nor_its_own_port()
         memory.join().map_err(|_| "the sampler panicked")
     })??;
     println!("accel=tcg broker, idle: {idle:?}");
+    let idle_by_mapping = by_mapping(broker)?;
 
     // In turns, so that what else the machine does hits both alike.
     let (mut quiet, mut flooded) = (Vec::new(), Vec::new());
@@ -232,7 +253,10 @@ fn a_hostile_guest_harms_neither_the_broker_nor_its_neighbour_nor_its_own_port()
             let round = round(&hostile, &neighbour, broker, what)?;
             let (told, most) = (&round.hostile, round.most);
             let (anon, pss) = (most.anon - idle.anon, most.pss - idle.pss);
-            println!("accel=tcg {what:9} broker {anon:+.0} KiB of its own, Pss {pss:+.0} KiB; {told}");
+            let grown = growth(&idle_by_mapping, &by_mapping(broker)?);
+            println!(
+                "accel=tcg {what:9} broker {anon:+.0} KiB of its own {grown:?}, Pss {pss:+.0} KiB; {told}"
+            );
             assert_eq!(told["knew_the_broker"], true, "it spoke into the void: {told}");
             let again_us =
                 told["met_us"].as_u64().zip(told["pong_us"].as_u64()).map(|(met, pong)| met + pong);

@@ -162,6 +162,8 @@ fn a_foreign_move_is_told_at_its_source_and_always_on_arrival() -> Result<()> {
     assert_eq!(foreign(&guest, "notice")?, 1, "{:?}", events(&guest)?);
     let told = events_named(&guest, "completed")?.remove(0);
     assert!(told["request"].is_null() && told["downtime_ms"].is_u64(), "{told}");
+    let noticed = events_named(&guest, "notice")?.remove(0);
+    assert_eq!(told["begun_as"], noticed["migration"], "one move, and both its ids are known: {told}");
     println!(
         "foreign, both brokers: from {} to {}, told {} ms after (accel=tcg)",
         told["from"], told["to"], told["told_after_ms"]

@@ -34,6 +34,9 @@ pub enum Part {
         count: usize,
         #[arg(long)]
         interval_ms: u64,
+        /// Whoever is there sends back what it gets, and is no qemu-guest-agent
+        #[arg(long)]
+        echo: bool,
     },
     /// Keeps a port attached and reads what comes, until it is killed
     #[command(name = "part-attach", hide = true)]
@@ -63,7 +66,7 @@ pub enum Part {
 pub fn run(part: Part) -> ExitCode {
     let done = match part {
         Part::Move { uuid, to, libvirt } => mover::run(uuid, to, &libvirt),
-        Part::Qga { socket, count, interval_ms } => qga::run(&socket, count, interval_ms),
+        Part::Qga { socket, count, interval_ms, echo } => qga::run(&socket, count, interval_ms, echo),
         Part::Attach { socket } => qga::attach(&socket),
         Part::Links { dir } => links::run(&dir),
         Part::Guests { dir, count, pings } => guests::run(&dir, count, pings),

@@ -2,7 +2,7 @@
 //!
 //! As PID 1 it sets the machine up and then only reaps; it runs itself again for the work:
 //! `serve` (exec over TCP, the agent), `echo` (UDP), `work`, `hog`, `dirty` and `pattern`,
-//! `nonsense` and `ask` (over the agent's port, in a guest without one).
+//! `nonsense` and `ask` (over the agent's port, in a guest without one), `port-echo` (over any port).
 
 mod exec;
 mod hostile;
@@ -45,9 +45,10 @@ fn dispatch(words: &[&str]) -> Outcome {
         ["nonsense", kind, ms] => hostile::nonsense(kind, ms.parse()?),
         ["ask", ms] => hostile::ask(ms.parse()?),
         ["calibrate"] => load::calibrate(),
+        ["port-echo", port] => services::port_echo(port),
         _ => Err("unknown; known are: serve, echo, work, calibrate, hog start THREADS, hog stop, \
                   dirty start MIB MIB_S, dirty stop, pattern start MIB MIB_S, pattern verify, pattern stop, \
-                  nonsense KIND MS, ask MS"
+                  nonsense KIND MS, ask MS, port-echo PORT"
             .into()),
     }
 }

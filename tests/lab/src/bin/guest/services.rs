@@ -81,3 +81,17 @@ fn log(line: &str) -> io::Result<()> {
     println!("coms-agent: {line}");
     Ok(())
 }
+
+/// Sends back what comes over a port: the least that any agent behind one must do.
+pub(crate) fn port_echo(port: &str) -> Outcome {
+    let path = format!("/dev/virtio-ports/{port}");
+    let mut port = OpenOptions::new().read(true).write(true).open(&path)?;
+    let mut buffer = [0; 4096];
+    loop {
+        match port.read(&mut buffer)? {
+            // Nobody has the host's end open.
+            0 => thread::sleep(Duration::from_millis(250)),
+            n => port.write_all(&buffer[..n])?,
+        }
+    }
+}
