@@ -10,8 +10,9 @@ mod target;
 
 pub use asked::Asked;
 pub(crate) use check::technique;
+pub use coms_protocol::words::seconds;
 pub use hook::{EVENTS, Hook};
-pub use random::{RandomMoves, between, gap_law, seconds};
+pub use random::{RandomMoves, between, gap_law};
 
 use crate::calendar::Calendar;
 use coms_protocol::types::{Metric, Technique, Text};

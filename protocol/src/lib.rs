@@ -31,6 +31,7 @@ pub mod host_to_guest;
 pub mod message;
 pub mod session;
 pub mod types;
+pub mod words;
 
 pub use guest_to_host::GuestToHost;
 pub use host_to_guest::HostToGuest;

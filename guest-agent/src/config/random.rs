@@ -3,6 +3,7 @@
 use super::check::{Bad, Checked, bad};
 use coms_protocol::gap::Gaps;
 use coms_protocol::types::GapLaw;
+use coms_protocol::words::seconds;
 use serde::{Deserialize, Serialize};
 
 /// Move me at random times: what the host is asked for.
@@ -58,21 +59,6 @@ pub fn between(text: &str) -> Result<(u32, u32), String> {
     Gaps::new(GapLaw::Uniform, least_s, most_s).map(|_| (least_s, most_s)).ok_or_else(wanted)
 }
 
-/// `90s`, `10m`, `2h` in seconds.
-pub fn seconds(text: &str) -> Result<u32, String> {
-    let wanted = "write it like 90s, 10m or 2h";
-    let at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(at);
-    let number: u32 = number.parse().map_err(|_| wanted.to_owned())?;
-    let each = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        _ => return Err(wanted.to_owned()),
-    };
-    number.checked_mul(each).filter(|s| *s > 0).ok_or_else(|| format!("out of range: {wanted}"))
-}
-
 /// A law by its name.
 pub fn gap_law(name: &str) -> Result<GapLaw, String> {
     let known = GapLaw::KNOWN.iter().copied().find(|law| law.name() == name);
@@ -92,16 +78,6 @@ mod tests {
         assert_eq!(between("20s .. 50s"), Ok((20, 50)));
         for wrong in ["", "5m", "10m..5m", "5m..5m", "5..10", "0s..5s", "..5m"] {
             assert!(between(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn times_have_a_unit() {
-        assert_eq!(seconds("90s"), Ok(90));
-        assert_eq!(seconds("10m"), Ok(600));
-        assert_eq!(seconds("2h"), Ok(7200));
-        for wrong in ["", "10", "m", "0s", "-1s", "10 m", "99999999999h", "5000000h"] {
-            assert!(seconds(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -61,7 +61,7 @@ pub enum Command {
     },
     /// Move a VM and wait for the outcome
     #[command(
-        after_help = "Examples:\n  comsctl migrate web-1              to the least busy host\n  comsctl migrate web-1 --to h2      to h2\n  comsctl migrate web-1 --no-wait    begin, and print the id for `comsctl show`\n  comsctl migrate web-1 --reason maintenance --notice 600   told ten minutes before\n  comsctl migrate web-1 --expedite   at once, whatever its owner wants; the notice says so\n\nA guest whose applications want to be asked is told first and may hold or postpone the move, as far as [notice] in broker.toml lets it; `comsctl show` says what it waits for.\nCtrl-C ends the waiting and not the move (`comsctl cancel ID` does); exit status 130 then."
+        after_help = "Examples:\n  comsctl migrate web-1              to the least busy host\n  comsctl migrate web-1 --to h2      to h2\n  comsctl migrate web-1 --no-wait    begin, and print the id for `comsctl show`\n  comsctl migrate web-1 --reason maintenance --notice 10m   told ten minutes before\n  comsctl migrate web-1 --expedite   at once, whatever its owner wants; the notice says so\n\nA guest whose applications want to be asked is told first and may hold or postpone the move, as far as [notice] in broker.toml lets it; `comsctl show` says what it waits for.\nCtrl-C ends the waiting and not the move (`comsctl cancel ID` does); exit status 130 then."
     )]
     Migrate {
         /// The domain's name or UUID
@@ -76,7 +76,7 @@ pub enum Command {
         #[arg(long)]
         expedite: bool,
         /// Tell the guest this long before, whatever its applications want; one that is ready moves sooner
-        #[arg(long, value_name = "SECONDS")]
+        #[arg(long, value_name = "TIME", value_parser = time)]
         notice: Option<u32>,
         /// Do not wait for the outcome
         #[arg(long, conflicts_with = "timeout")]
@@ -136,4 +136,8 @@ pub enum ConfigCommand {
         #[arg(default_value = "/etc/coms/broker.toml")]
         file: PathBuf,
     },
+}
+/// Seconds, with their unit or without.
+fn time(text: &str) -> Result<u32, String> {
+    text.parse().or_else(|_| coms_protocol::words::seconds(text))
 }
