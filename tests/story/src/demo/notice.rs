@@ -73,6 +73,10 @@ pub(super) fn notice(screen: &mut Screen) -> Result<Vec<String>> {
     show.expect(!events_named(&guest, "postpone")?.is_empty(), "a postpone");
 
     screen.phase("Somebody moves vm1 past the broker, with virsh: it is told on arrival all the same");
+    // The guest hears that it has arrived before libvirt has put its old copy away.
+    stage.wait("the former host to be rid of it", 30, || {
+        Ok(!stage.host(1).virsh(&["list", "--all", "--name"])?.lines().any(|l| l.trim() == guest.name()))
+    })?;
     guest.migrate_to(HOSTS[1], &[])?;
     show.until(screen, &stage, "the third outcome", 60, || Ok(completed(&guest)?.len() == 3))?;
     let told = completed(&guest)?;

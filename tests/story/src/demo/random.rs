@@ -18,6 +18,8 @@ const LEAST_S: u32 = 2;
 const MOST_S: u32 = 10;
 /// Twice what the longest gaps would take.
 const PATIENCE_S: f64 = 600.0;
+/// The last move is told when the guest's clocks have been compared, which may be after the budget's end is told.
+const LAST_S: f64 = 20.0;
 
 /// One stay on a host, in seconds since the beginning.
 pub struct Stay {
@@ -104,6 +106,7 @@ pub(super) fn random(screen: &mut Screen) -> Result<Vec<String>> {
 fn watch(screen: &mut Screen, guest: &Guest, began_ms: f64) -> Result<(Vec<Value>, bool)> {
     screen.phase("What vm1 hears");
     let mut shown = 0;
+    let mut used_up_s = None;
     loop {
         let told = events_named(guest, "completed")?;
         let now_s = (unix_ms() - began_ms) / 1000.0;
@@ -113,10 +116,12 @@ fn watch(screen: &mut Screen, guest: &Guest, began_ms: f64) -> Result<(Vec<Value
         shown = told.len();
         let states = events_named(guest, "random")?;
         let used_up = states.iter().any(|e| e["state"] == "budget-used-up");
-        if used_up {
+        if used_up && used_up_s.is_none() {
             screen.note(&format!("{now_s:.1} s: the budget of {MOVES} moves is used up"));
+            used_up_s = Some(now_s);
         }
-        if used_up || now_s > PATIENCE_S {
+        let over = used_up_s.is_some_and(|since| told.len() >= MOVES || now_s > since + LAST_S);
+        if over || now_s > PATIENCE_S {
             return Ok((told, used_up));
         }
         thread::sleep(Duration::from_millis(500));
