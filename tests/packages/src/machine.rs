@@ -22,7 +22,7 @@ pub struct Machine {
 }
 
 /// Directories of a lab's host that the machine has, too: (inside, both).
-const SHARED: [&str; 4] = ["/run/libvirt", "/var/log/libvirt", "/var/lib/libvirt", "/var/cache/libvirt"];
+const SHARED: [&str; 2] = ["/run/libvirt", "/var/log/libvirt"];
 
 impl Machine {
     /// In the place of this host of the lab, whose libvirtd ends. `files` are put in before it boots: (inside, text).
@@ -66,6 +66,7 @@ impl Machine {
             None => "exec \"$@\"".to_owned(),
         };
         enter.args(["-c", &script, "sh"]).arg(command.get_program()).args(command.get_args());
+        enter.env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1");
         let nspawn = enter.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out).spawn()?;
         let mut machine = Machine { name, nspawn, init: 0, cgroup, log };
         machine.wait_until_up()?;
@@ -106,8 +107,7 @@ impl Machine {
     pub fn must(&self, line: &str) -> Result<String> {
         let said = self.run(line)?;
         if said.status != 0 {
-            let journal =
-                self.run("journalctl --no-pager -n 40 -u 'coms-*'").map(|s| s.out).unwrap_or_default();
+            let journal = self.run("journalctl --no-pager -n 30").map(|s| s.out).unwrap_or_default();
             return Err(format!(
                 "{}: {line}: exit {}: {}{}\n--- its journal\n{journal}",
                 self.name, said.status, said.out, said.err
@@ -157,9 +157,10 @@ impl Drop for Machine {
     }
 }
 
-/// A cgroup for a systemd of its own, which takes the place of a root. Where systemd is this machine's, nspawn finds one.
+/// A cgroup for a systemd of its own, which takes the place of a root. Of version 2, also where the machine's own systemd
+/// or none uses version 1: a systemd in a container hears there only that a cgroup of version 2 has become empty.
 fn own_cgroup(name: &str) -> Result<Option<PathBuf>> {
-    for top in ["/sys/fs/cgroup/systemd", "/sys/fs/cgroup"] {
+    for top in ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"] {
         if Path::new(top).join("cgroup.procs").is_file() {
             let dir = Path::new(top).join(name);
             fs::create_dir(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;

@@ -30,6 +30,7 @@ impl Pool {
             let (cert, key) =
                 (read(&format!("{}.pem", host.name()))?, read(&format!("{}.key", host.name()))?);
             let files = [
+                ("/etc/hostname", format!("{}\n", host.name())),
                 ("/etc/hosts", hosts_file.clone()),
                 (
                     "/etc/nsswitch.conf",
@@ -89,7 +90,14 @@ impl Pool {
         let line = as_root(line);
         match line.strip_prefix("editor ") {
             Some(file) => machine.write(file.trim(), &as_on(i, &page.toml)).map(|()| String::new()),
-            None => machine.must(line),
+            None => {
+                let said = machine.must(line)?;
+                if line.starts_with("systemctl restart") {
+                    // Its socket is there soon after. Who types is slower.
+                    wait("the broker's socket", 20, || Ok(machine.run("comsctl guests")?.status == 0))?;
+                }
+                Ok(said)
+            }
         }
     }
 
@@ -144,7 +152,7 @@ fn make_authority(dir: &Path) -> Result<()> {
         "sh",
         "-c",
         &format!(
-            "cd '{dir}' && certtool --generate-privkey --key-type ecdsa --outfile ca.key && \
+            "cd '{dir}' && certtool --generate-privkey --key-type rsa --bits 2048 --outfile ca.key && \
          certtool --generate-self-signed --load-privkey ca.key --template ca.info --outfile ca.pem"
         ),
     ])?;
@@ -162,7 +170,7 @@ fn certify(dir: &Path, name: &str, address: &str) -> Result<()> {
         "sh",
         "-c",
         &format!(
-            "cd '{dir}' && certtool --generate-privkey --key-type ecdsa --outfile {name}.key && certtool \
+            "cd '{dir}' && certtool --generate-privkey --key-type rsa --bits 2048 --outfile {name}.key && certtool \
          --generate-certificate --load-ca-certificate ca.pem --load-ca-privkey ca.key --load-privkey {name}.key \
          --template {name}.info --outfile {name}.pem"
         ),
