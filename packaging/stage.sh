@@ -34,8 +34,8 @@ common() { # common PACKAGE
   put 644 "$here/systemd/$1.service" "usr/lib/systemd/system/$1.service"
   put 644 "$here/sysusers.d/$1.conf" "usr/lib/sysusers.d/$1.conf"
   put 644 "$bom/$1.licences.txt" "usr/share/doc/$1/licences.txt"
-  gzip -9nf "$root/usr/share/doc/$1/licences.txt"
   put 644 "$bom/$1.cdx.json" "usr/share/doc/$1/$1.cdx.json"
+  gzip -9nf "$root/usr/share/doc/$1/licences.txt" "$root/usr/share/doc/$1/$1.cdx.json"
 }
 
 common coms-agent

@@ -23,7 +23,7 @@ const AGENT: [&str; 16] = [
     "/usr/share/fish/vendor_completions.d/coms.fish",
     "/usr/share/doc/coms-agent/examples/hooks/tell-syslog",
     "/usr/share/doc/coms-agent/licences.txt.gz",
-    "/usr/share/doc/coms-agent/coms-agent.cdx.json",
+    "/usr/share/doc/coms-agent/coms-agent.cdx.json.gz",
 ];
 const BROKER: [&str; 16] = [
     "/usr/bin/coms-broker",
@@ -41,7 +41,7 @@ const BROKER: [&str; 16] = [
     "/_comsctl",
     "/usr/share/fish/vendor_completions.d/comsctl.fish",
     "/usr/share/doc/coms-broker/licences.txt.gz",
-    "/usr/share/doc/coms-broker/coms-broker.cdx.json",
+    "/usr/share/doc/coms-broker/coms-broker.cdx.json.gz",
 ];
 /// What the agent may be, in bytes.
 const AGENT_LIMIT: u64 = 3_000_000;
@@ -137,7 +137,12 @@ fn lintian_and_rpmlint_find_no_error_and_no_warning_that_is_not_explained() -> R
 fn made_again_they_are_the_same_bytes() -> Result<()> {
     let p = packages()?;
     let again = coms_lab::workspace_root().join("target/packages/again");
-    must(&["bash", &text(&coms_lab::workspace_root().join("packaging/make-packages.sh")), &text(&again)])?;
+    // The moment that they bear: of their commit, which need not be the last one here.
+    let bom: Value = serde_json::from_str(&std::fs::read_to_string(p.dir.join("coms-agent.cdx.json"))?)?;
+    let made_at = must(&["date", "+%s", "-d", bom["metadata"]["timestamp"].as_str().ok_or("no timestamp")?])?;
+    let epoch = format!("SOURCE_DATE_EPOCH={}", made_at.trim());
+    let script = text(&coms_lab::workspace_root().join("packaging/make-packages.sh"));
+    must(&["env", &epoch, "bash", &script, &text(&again)])?;
     let q = Packages::in_dir(&again)?;
     for (a, b) in [
         (&p.agent_deb, &q.agent_deb),
