@@ -103,6 +103,9 @@ pub struct Needs {
     pub machine: String,
 }
 
+/// Where a domain's metadata says that the operator lets it take part.
+pub const PART_NAMESPACE: &str = "urn:coms:part:1";
+
 /// What a domain got, or lost, when it was let take part or not any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Part {

@@ -10,7 +10,7 @@ use uuid::Uuid;
 pub(super) const TICKET_NAMESPACE: &str = crate::ticket::NAMESPACE;
 pub(super) const SCHEDULE_NAMESPACE: &str = crate::schedule::NAMESPACE;
 /// Where it says that the operator lets the domain take part.
-pub(super) const PART_NAMESPACE: &str = "urn:coms:part:1";
+pub(super) const PART_NAMESPACE: &str = crate::hypervisor::PART_NAMESPACE;
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Facts {
