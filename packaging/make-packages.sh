@@ -21,7 +21,9 @@ SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git -C "$source" log -1 --format=%ct)}
 export SOURCE_DATE_EPOCH LC_ALL=C TZ=UTC
 umask 022
 
-# Neither this machine's directories nor its user are in the programs.
+# Neither this machine's directories nor its user are in the programs. Fetched first: what is not there yet has no
+# name.
+"$cargo" fetch --quiet --locked
 registry=${CARGO_HOME:-$HOME/.cargo}/registry/src
 remap="--remap-path-prefix=$source=/usr/src/coms"
 for dir in "$registry"/*/; do remap+=" --remap-path-prefix=${dir%/}=/usr/src/crates"; done
@@ -33,7 +35,6 @@ build() { # build FLAGS ARGUMENT...
   env -u CARGO_ENCODED_RUSTFLAGS -u CARGO_TARGET_DIR RUSTFLAGS="$flags $remap" CARGO_PROFILE_RELEASE_STRIP=symbols \
     "$cargo" build --quiet --locked --target "$TARGET" --target-dir "$build" "$@"
 }
-"$cargo" fetch --quiet --locked # so that the registry's directories are there to be named
 say "building $version"
 # The agent is static: it runs on any distribution, old or new. The broker is not: libvirt's library is the host's own.
 build '-C target-feature=+crt-static' --profile guest -p coms-agent --bins

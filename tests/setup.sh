@@ -264,9 +264,11 @@ cached_modules=$(cat "$cache/kernel/WANTED" 2>/dev/null || true)
 if [[ $cached_modules != "$(printf '%s\n' "${MODULES[@]}")" || ! -s $cache/kernel/vmlinuz ]]; then
   (fill_cache)
 fi
-if [[ $WANTED =~ ^(bench|test-packages)$ && $(cat "$cache/debian/WANTED" 2>/dev/null || true) != "$(debian_wanted)" ]]; then
+cached_debian=$(cat "$cache/debian/WANTED" 2>/dev/null || true)
+if [[ $WANTED =~ ^(bench|test-packages)$ && $cached_debian != "$(debian_wanted)" ]]; then
   (make_debian)
 fi
-if [[ $WANTED == test-packages && $(cat "$cache/host.WANTED" 2>/dev/null || true) != "$(printf '%s\n' "${HOST_PACKAGES[@]}")" ]]; then
+cached_host=$(cat "$cache/host.WANTED" 2>/dev/null || true)
+if [[ $WANTED == test-packages && $cached_host != "$(printf '%s\n' "${HOST_PACKAGES[@]}")" ]]; then
   (make_host)
 fi

@@ -8,7 +8,8 @@ top=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 readonly COMMIT=${COMS_PREVIOUS:-2f6780a90c95d3385d43e8b4c4f2747aa883b4bc}
 out=$top/target/packages-previous
 short=${COMMIT:0:7}
-if [[ $(cat "$out/COMMIT" 2>/dev/null || true) == "$COMMIT $(cd "$top" && cat packaging/*.sh packaging/*/* 2>/dev/null | sha256sum)" ]]; then
+recipes=$(cd "$top" && cat packaging/*.sh packaging/*/* 2>/dev/null | sha256sum || true)
+if [[ $(cat "$out/COMMIT" 2>/dev/null || true) == "$COMMIT $recipes" ]]; then
   exit 0
 fi
 if ! git -C "$top" cat-file -e "$COMMIT^{commit}" 2>/dev/null; then
@@ -24,4 +25,4 @@ rm -rf "$source.new"
 SOURCE_DATE_EPOCH=$(git -C "$top" log -1 --format=%ct "$COMMIT")
 export SOURCE_DATE_EPOCH
 COMS_SOURCE=$source COMS_PACKAGE_VERSION="0.1.0~0.g$short" bash "$top/packaging/make-packages.sh" "$out"
-printf '%s %s\n' "$COMMIT" "$(cd "$top" && cat packaging/*.sh packaging/*/* 2>/dev/null | sha256sum)" >"$out/COMMIT"
+printf '%s %s\n' "$COMMIT" "$recipes" >"$out/COMMIT"
