@@ -146,7 +146,11 @@ impl Drop for Machine {
         let _ = super::wait("systemd-nspawn to end", 20, || Ok(self.nspawn.try_wait()?.is_some()));
         let _ = self.nspawn.kill();
         let _ = self.nspawn.wait();
-        if let Some(cgroup) = &self.cgroup {
+        // systemd-nspawn mirrors the one that it was put into where version 1 is beside it.
+        let mirror =
+            |dir: &PathBuf| Path::new("/sys/fs/cgroup/systemd").join(dir.file_name().unwrap_or_default());
+        let mirror = self.cgroup.as_ref().map(mirror).filter(|dir| dir.is_dir());
+        for cgroup in self.cgroup.iter().chain(&mirror) {
             let all = run(&["find", &text(cgroup), "-depth", "-type", "d", "-exec", "rmdir", "{}", ";"]);
             if let Ok(said) = all
                 && said.status != 0
