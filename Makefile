@@ -10,7 +10,7 @@ unexport CARGO_TARGET_DIR
 # Benches by name: make bench B="calls messages"; all of them without.
 B ?=
 
-.PHONY: help setup build man demo bench test test-quick test-lab test-faults lint fuzz clean
+.PHONY: help setup build man packages demo bench test test-quick test-lab test-faults test-packages lint fuzz clean
 
 help:
 	@echo "make demo        a VM saves itself from noisy neighbours (needs root; < 5 min after building)"
@@ -21,6 +21,8 @@ help:
 	@echo "make lint        rustfmt and clippy"
 	@echo "make build       the programs, into target/release"
 	@echo "make man         the manual pages, into target/man (man -l target/man/comsctl.8)"
+	@echo "make packages    .deb and .rpm of both programs, checksums, bills of materials, into target/packages (needs root)"
+	@echo "make test-packages  installs them, the way people do, on hosts and in guests of its own (needs root; about 20 min)"
 	@echo "make fuzz        search the wire for a crash (needs cargo-fuzz and a nightly toolchain)"
 
 setup:
@@ -32,6 +34,10 @@ build: setup
 man:
 	$(CARGO) run --quiet -p coms-man -- target/man
 
+packages:
+	@bash tests/setup.sh packages
+	@bash packaging/make-packages.sh
+
 demo: setup
 	$(CARGO) run --quiet --release -p coms-story --bin coms-demo -- $(S)
 
@@ -42,7 +48,7 @@ bench:
 test: setup test-quick test-lab
 
 test-quick:
-	$(CARGO) test --workspace --exclude coms-lab --exclude coms-story
+	$(CARGO) test --workspace --exclude coms-lab --exclude coms-story --exclude coms-packages
 
 # One lab after the other: each has the machine's CPUs to itself.
 test-lab: setup
@@ -52,6 +58,13 @@ test-lab: setup
 # rows by words of their names, FAULTS=3,10-19 by their places, FAULTS=open those that have not held yet.
 test-faults: setup
 	COMS_FAULTS="$${FAULTS:-all}" $(CARGO) test -p coms-story --test fault_table -- --nocapture
+
+# The packages as they would be given away, and, to upgrade from, an older commit's (tests/packages/previous.sh).
+test-packages:
+	@bash tests/setup.sh test-packages
+	@bash packaging/make-packages.sh
+	@bash tests/packages/previous.sh
+	$(CARGO) test -p coms-packages -- --test-threads=1
 
 lint:
 	$(CARGO) fmt --all --check

@@ -7,7 +7,9 @@
 # With everything in place it changes nothing and ends at once.
 #
 # `tests/setup.sh bench` also makes what only `make bench` needs: a Debian guest with systemd and
-# qemu-guest-agent (about a minute, once).
+# qemu-guest-agent (about a minute, once). `tests/setup.sh packages` brings what `make packages` needs, and
+# `tests/setup.sh test-packages` what its tests need beside all of that: linters, systemd-nspawn, and a Debian host with
+# systemd, libvirt and rpm as a directory tree (some minutes, once).
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -25,6 +27,15 @@ readonly MODULES=(
   virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci
   failover net_failover virtio_net virtio_balloon virtio_console
   inet_diag tcp_diag udp_diag
+)
+
+# What makes packages, and what looks at them.
+readonly PACKAGING_PACKAGES=(debhelper rpm git)
+readonly PACKAGE_TEST_PACKAGES=(lintian rpmlint binutils systemd systemd-container)
+# What a host has that knows nothing of us yet.
+readonly HOST_PACKAGES=(
+  systemd systemd-sysv dbus udev libvirt-daemon-system libvirt-clients qemu-system-x86 gnutls-bin
+  iproute2 procps rpm
 )
 
 # What only the Debian guest of the benches needs: here ...
@@ -59,7 +70,11 @@ rust_is_new_enough() {
 
 missing_packages() {
   local installed package wanted=("${PACKAGES[@]}")
-  [[ $WANTED == bench ]] && wanted+=("${BENCH_PACKAGES[@]}")
+  case $WANTED in
+    bench) wanted+=("${BENCH_PACKAGES[@]}") ;;
+    packages) wanted+=("${PACKAGING_PACKAGES[@]}") ;;
+    test-packages) wanted+=("${BENCH_PACKAGES[@]}" "${PACKAGING_PACKAGES[@]}" "${PACKAGE_TEST_PACKAGES[@]}") ;;
+  esac
   installed=$(dpkg-query -W -f '${Package} ${db:Status-Status}\n' "${wanted[@]}" 2>/dev/null || true)
   for package in "${wanted[@]}"; do
     grep -qx "$package installed" <<<"$installed" || printf '%s\n' "$package"
@@ -198,6 +213,35 @@ make_debian() {
   mv ready "$cache/debian"
 }
 
+# A host's root: each of the tests' hosts lays a tmpfs over it.
+make_host() {
+  local suite mirror
+  # shellcheck source=/dev/null
+  suite=$(. /etc/os-release && printf %s "${VERSION_CODENAME:-}")
+  mirror=$(debian_mirror "$suite")
+  [[ -n $mirror ]] || fail "apt's sources name no Debian archive with $suite main: needed for the tests' Debian host"
+  begin_work
+  say "Debian host: $suite from $mirror (some minutes)"
+  debootstrap --variant=minbase "$suite" ready "$mirror" >debootstrap.log 2>&1 ||
+    { tail -n 20 debootstrap.log >&2; fail 'debootstrap failed (its last words are above)'; }
+  printf '#!/bin/sh\nexit 101\n' >ready/usr/sbin/policy-rc.d
+  chmod +x ready/usr/sbin/policy-rc.d
+  # As this machine reaches the archive.
+  cp /etc/resolv.conf ready/etc/resolv.conf
+  [[ -d /etc/apt/apt.conf.d ]] && find /etc/apt/apt.conf.d -name '*proxy*' -exec cp {} ready/etc/apt/apt.conf.d/ \;
+  DEBIAN_FRONTEND=noninteractive chroot ready apt-get install -y --no-install-recommends "${HOST_PACKAGES[@]}" \
+    >apt.log 2>&1 || { tail -n 20 apt.log >&2; fail 'installing libvirt into the Debian host failed (see above)'; }
+  rm -rf ready/usr/sbin/policy-rc.d ready/var/cache/apt/archives/*.deb ready/var/lib/apt/lists/* ready/etc/resolv.conf
+  # Its network of NAT is of no use here and needs dnsmasq.
+  rm -f ready/etc/libvirt/qemu/networks/autostart/*
+  : >ready/etc/machine-id
+  chmod 755 ready
+  printf '%s\n' "${HOST_PACKAGES[@]}" >WANTED
+  rm -rf "${cache:?}/host"
+  mv ready "$cache/host"
+  mv WANTED "$cache/host.WANTED"
+}
+
 debian_wanted() { printf '%s\n' "$GUEST_PACKAGES" "${MODULES[@]}" "${DISK_MODULES[@]}"; }
 
 mapfile -t missing < <(missing_packages)
@@ -220,6 +264,11 @@ cached_modules=$(cat "$cache/kernel/WANTED" 2>/dev/null || true)
 if [[ $cached_modules != "$(printf '%s\n' "${MODULES[@]}")" || ! -s $cache/kernel/vmlinuz ]]; then
   (fill_cache)
 fi
-if [[ $WANTED == bench && $(cat "$cache/debian/WANTED" 2>/dev/null || true) != "$(debian_wanted)" ]]; then
+cached_debian=$(cat "$cache/debian/WANTED" 2>/dev/null || true)
+if [[ $WANTED =~ ^(bench|test-packages)$ && $cached_debian != "$(debian_wanted)" ]]; then
   (make_debian)
+fi
+cached_host=$(cat "$cache/host.WANTED" 2>/dev/null || true)
+if [[ $WANTED == test-packages && $cached_host != "$(printf '%s\n' "${HOST_PACKAGES[@]}")" ]]; then
+  (make_host)
 fi

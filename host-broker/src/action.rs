@@ -61,6 +61,12 @@ pub enum Action {
         uuid: Uuid,
         xml: Option<String>,
     },
+    /// Port and permission. Answered by `Event::PartSet`.
+    SetPart {
+        caller: Caller,
+        uuid: Uuid,
+        on: bool,
+    },
     /// Answered by `Event::Returned`, with `Event::Progress` in between.
     Migrate {
         migration: MigrationId,

@@ -28,6 +28,14 @@ pub enum Request {
         #[serde(default)]
         notice_s: Option<u32>,
     },
+    /// Give a domain (name or UUID) the port and the permission, for good.
+    Enable {
+        domain: String,
+    },
+    /// Take both away.
+    Disable {
+        domain: String,
+    },
     /// Calls off a move that has not switched over.
     Cancel {
         id: MigrationId,
@@ -49,6 +57,8 @@ impl Request {
         match self {
             Request::Guests | Request::Hosts | Request::Migrations { .. } | Request::Standing => false,
             Request::Migrate { .. }
+            | Request::Enable { .. }
+            | Request::Disable { .. }
             | Request::Cancel { .. }
             | Request::Pause { .. }
             | Request::Resume

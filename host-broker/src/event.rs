@@ -3,7 +3,7 @@
 
 use crate::config::Config;
 use crate::control::Request as ControlRequest;
-use crate::hypervisor::{Domain, HostSample, HvError, HvEvent, JobFigures};
+use crate::hypervisor::{Domain, HostSample, HvError, HvEvent, JobFigures, Part};
 use coms_protocol::guest_to_host::{GuestHello, GuestToHost};
 use coms_protocol::host_to_guest::HostToGuest;
 use coms_protocol::types::MigrationId;
@@ -62,6 +62,13 @@ pub enum Event {
     ScheduleWritten {
         uuid: Uuid,
         result: Result<(), HvError>,
+    },
+    /// The domain takes part from now on, or not any more (answer to `SetPart`).
+    PartSet {
+        caller: Caller,
+        uuid: Uuid,
+        on: bool,
+        result: Result<Part, HvError>,
     },
     /// How the running job stands.
     Progress {

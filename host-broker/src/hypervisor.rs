@@ -85,6 +85,9 @@ pub struct Domain {
     pub ticket_xml: Option<String>,
     /// The same under `urn:coms:random:1`: the schedule of random moves.
     pub random_xml: Option<String>,
+    /// It has an element under `urn:coms:part:1`: the operator lets it take part (`comsctl enable`). Whoever can write
+    /// it may manage the VM anyhow; the guest cannot.
+    pub permitted: bool,
     /// A job runs on it right now (whoever started it), or its QEMU does not answer.
     pub job_active: bool,
 }
@@ -98,6 +101,18 @@ pub struct Needs {
     pub arch: String,
     /// `<os><type machine=…>`
     pub machine: String,
+}
+
+/// Where a domain's metadata says that the operator lets it take part.
+pub const PART_NAMESPACE: &str = "urn:coms:part:1";
+
+/// What a domain got, or lost, when it was let take part or not any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// The running VM has it now.
+    pub running: bool,
+    /// So does its definition, from which it starts.
+    pub persistent: bool,
 }
 
 /// One look at a host: raw counters, judged by `decide::placement` from two of them.

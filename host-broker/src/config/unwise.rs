@@ -51,7 +51,8 @@ impl Config {
     fn unwise_guests(&self, say: &mut impl FnMut(&str, String, &str)) {
         const KEY: &str = "guests.enabled";
         if self.enabled.is_empty() {
-            say(KEY, "no guest may ask for anything".into(), "list the VMs whose owners take part");
+            let text = "no guest may ask for anything but those that `comsctl enable` let";
+            say(KEY, text.into(), "comsctl enable VM, or list the VMs whose owners take part");
         }
         if self.enabled.contains(&GuestPattern::Name("*".into())) {
             say(KEY, "`*` lets every VM with the port ask".into(), "list VMs, or a prefix as in web-*");

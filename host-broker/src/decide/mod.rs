@@ -10,6 +10,7 @@
 //!   alarms      what somebody should look at          reload    the configuration changes
 //!   random      moves at random times
 //!   announce    a guest is asked before it is moved    foreign    moves that this broker did not begin
+//!   part        who may take part
 //! ```
 //!
 //! libvirt is the truth about where a VM is; this is only what we make of it. Each domain is looked at afresh
@@ -25,6 +26,7 @@ mod foreign;
 mod guest;
 pub mod load;
 mod moves;
+mod part;
 pub mod placement;
 pub mod random;
 mod recovery;
@@ -216,6 +218,7 @@ impl Broker {
             }
             Event::TicketCleared { uuid, result } => self.ticket_cleared(now, uuid, result),
             Event::ScheduleWritten { uuid, result } => self.schedule_written(now, uuid, result),
+            Event::PartSet { caller, uuid, on, result } => self.part_set(caller, uuid, on, result),
             Event::Progress { uuid, migration, figures } => self.progress(now, uuid, migration, &figures),
             Event::Watched { uuid, migration } => self.watched(uuid, migration),
             Event::Returned { uuid, migration, result } => self.returned(now, uuid, migration, result),
@@ -301,6 +304,7 @@ impl Broker {
         };
         let arrived = domain.state == DomainState::Running { arrived: true };
         let is_new = !self.guests.contains_key(&uuid);
+        let took_part = self.guests.get(&uuid).map(|g| self.takes_part(&g.domain));
         let guest = self.guests.entry(uuid).or_insert_with(|| Guest::new(domain.clone()));
         let was_coming = matches!(guest.domain.state, DomainState::Incoming | DomainState::RunningPostCopy);
         if arrived && (is_new || was_coming) && guest.came.is_none() {
@@ -317,6 +321,9 @@ impl Broker {
                 self.out.push(Action::Attach { uuid, channel, hello });
             }
             guest.attached = channel;
+        } else if guest.attached.is_some() && took_part != Some(hello.enabled) {
+            self.leave_time_to_hold_again(now, uuid);
+            self.out.push(Action::Greet { uuid, hello });
         }
         self.source_looks(now, uuid);
         self.read_ticket(now, uuid);
@@ -535,10 +542,7 @@ impl Broker {
     }
 
     fn hello_for(&self, domain: &Domain) -> HostHello {
-        HostHello {
-            place: self.place_for(domain.uuid, &self.config.me),
-            enabled: self.config.is_enabled(domain.uuid, &domain.name),
-        }
+        HostHello { place: self.place_for(domain.uuid, &self.config.me), enabled: self.takes_part(domain) }
     }
 
     /// A host as this guest may know it.

@@ -126,6 +126,7 @@ impl Broker {
             self.last_moved_unix_ms(uuid).map(|at| Duration::from_millis(now.unix_ms.saturating_sub(at)));
         let migration = MigrationId((self.draw)());
         let rest_after_failure = self.rest_after_failure(now, uuid);
+        let enabled = self.guests.get(&uuid).is_some_and(|g| self.takes_part(&g.domain));
         let Some(guest) = self.guests.get_mut(&uuid) else {
             return Err(Denial::new(DenyReason::HostTrouble));
         };
@@ -141,7 +142,7 @@ impl Broker {
         let admitted = admission::admit(
             &self.config.limits,
             &Situation {
-                enabled: self.config.is_enabled(uuid, &guest.domain.name),
+                enabled,
                 since_last_move,
                 moves_running,
                 requests_last_minute: guest.asked_at.len(),

@@ -99,6 +99,7 @@ mod tests {
             needs: Needs { virt_type: String::new(), arch: String::new(), machine: String::new() },
             ticket_xml: None,
             random_xml: None,
+            permitted: false,
             job_active,
         };
         judge(&ticket, ME, &domain, unix_ms)

@@ -8,6 +8,7 @@ mod blame;
 mod bounds;
 mod foreign;
 mod orders;
+mod part;
 mod recovery;
 mod reload;
 mod requests;
@@ -73,6 +74,7 @@ fn domain(state: DomainState) -> Domain {
         needs: Needs { virt_type: "qemu".into(), arch: "x86_64".into(), machine: "pc".into() },
         ticket_xml: None,
         random_xml: None,
+        permitted: false,
         job_active: false,
     }
 }

@@ -45,6 +45,8 @@ impl Broker {
                 }
                 Err(text) => Reply::Refused { text },
             },
+            Request::Enable { domain } => return self.set_part(caller, &domain, true),
+            Request::Disable { domain } => return self.set_part(caller, &domain, false),
             Request::Cancel { id } => return self.cancel_by_id(now, caller, id),
             Request::Pause { let_finish } => return self.pause(now, caller, let_finish),
             Request::Resume => return self.resume(caller),
@@ -54,7 +56,7 @@ impl Broker {
         self.out.push(Action::Reply { caller, reply: Box::new(reply) });
     }
 
-    fn check_order(&self, domain: &str, to: Option<&str>) -> Result<Uuid, String> {
+    pub(super) fn check_order(&self, domain: &str, to: Option<&str>) -> Result<Uuid, String> {
         if let Some(to) = to
             && !self.config.peers.iter().any(|p| p.name == to)
         {
@@ -72,7 +74,7 @@ impl Broker {
     /// Where a guest may run, as it may know it. One that takes no part learns of no other host.
     pub(super) fn hosts_for(&mut self, now: Now, uuid: Uuid, number: u64) {
         let Some(guest) = self.guests.get(&uuid) else { return };
-        let peers = match self.config.is_enabled(uuid, &guest.domain.name) {
+        let peers = match self.takes_part(&guest.domain) {
             true => self.config.peers.as_slice(),
             false => &[],
         };
@@ -109,7 +111,7 @@ impl Broker {
             .map(|g| GuestView {
                 name: g.domain.name.clone(),
                 uuid: g.domain.uuid,
-                enabled: self.config.is_enabled(g.domain.uuid, &g.domain.name),
+                enabled: self.takes_part(&g.domain),
                 state: state_name(g.domain.state).into(),
                 agent: g.agent.clone(),
                 migration: g.mv.plan().map(|p| p.migration),

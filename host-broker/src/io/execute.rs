@@ -106,6 +106,9 @@ impl Executor {
             Action::WriteSchedule { uuid, xml } => self.spawn(async move {
                 Event::ScheduleWritten { uuid, result: libvirt.set_schedule(uuid, xml).await }
             }),
+            Action::SetPart { caller, uuid, on } => self.spawn(async move {
+                Event::PartSet { caller, uuid, on, result: libvirt.set_part(uuid, on).await }
+            }),
             Action::Migrate { migration, spec } => {
                 tokio::spawn(migrate(libvirt, self.tx.clone(), migration, spec));
             }

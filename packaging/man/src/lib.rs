@@ -1,4 +1,4 @@
-//! The manual pages. Nothing is written twice: commands come from the command lines as the programs parse them,
+//! The manual pages, and the shells' completions. Nothing is written twice: commands come from the command lines as the programs parse them,
 //! `coms-agent`'s from its `--help` (it has no parser of that size), configurations from the commented files that are
 //! shipped.
 
@@ -6,6 +6,7 @@ mod config;
 mod program;
 
 use clap::CommandFactory;
+use clap_complete::{Generator as _, Shell};
 
 // The programs' command lines, as they are compiled into them.
 #[allow(dead_code, reason = "here it is only looked at")]
@@ -58,6 +59,28 @@ pub fn pages() -> Vec<Page> {
     let broker = include_str!("../../config/broker.toml");
     pages.push(config::page("coms-broker.toml", "/etc/coms/broker.toml", broker, host));
     pages
+}
+
+/// What a shell is to know of a command line.
+#[derive(Debug)]
+pub struct Completion {
+    /// Its file, below a directory for each shell, such as `zsh/_coms`.
+    pub file: String,
+    pub script: Vec<u8>,
+}
+
+/// Completions of the commands that people type, for bash, zsh and fish.
+pub fn completions() -> Vec<Completion> {
+    let mut all = Vec::new();
+    for mut command in [coms(), comsctl()] {
+        let name = command.get_name().to_owned();
+        for (shell, dir) in [(Shell::Bash, "bash"), (Shell::Zsh, "zsh"), (Shell::Fish, "fish")] {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut command, &name, &mut script);
+            all.push(Completion { file: format!("{dir}/{}", shell.file_name(&name)), script });
+        }
+    }
+    all
 }
 
 /// The line that every page begins with.

@@ -1,4 +1,4 @@
-//! `coms-man DIR` writes the manual pages there: `make man`.
+//! `coms-man DIR` writes the manual pages there, and completions for each shell below it: `make man`.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -10,7 +10,7 @@ fn main() -> ExitCode {
     };
     match write(Path::new(&dir)) {
         Ok(count) => {
-            println!("{count} manual pages in {}", dir.display());
+            println!("{count} manual pages and completions in {}", dir.display());
             ExitCode::SUCCESS
         }
         Err(e) => {
@@ -26,5 +26,11 @@ fn write(dir: &Path) -> std::io::Result<usize> {
     for page in &pages {
         std::fs::write(dir.join(&page.file), &page.roff)?;
     }
-    Ok(pages.len())
+    let completions = coms_man::completions();
+    for completion in &completions {
+        let path = dir.join(&completion.file);
+        std::fs::create_dir_all(path.parent().unwrap_or(dir))?;
+        std::fs::write(path, &completion.script)?;
+    }
+    Ok(pages.len() + completions.len())
 }

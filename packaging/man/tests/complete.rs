@@ -66,6 +66,22 @@ fn every_command_and_option_has_its_place() {
     assert!(agent.contains("EXIT STATUS"), "{agent}");
 }
 
+#[test]
+fn every_shell_completes_every_command() {
+    let all = coms_man::completions();
+    for (mut command, name) in [(coms(), "coms"), (comsctl(), "comsctl")] {
+        command.build();
+        for file in [format!("bash/{name}.bash"), format!("zsh/_{name}"), format!("fish/{name}.fish")] {
+            let found = all.iter().find(|c| c.file == file);
+            let found = found.unwrap_or_else(|| panic!("no {file}"));
+            let script = String::from_utf8_lossy(&found.script);
+            for subcommand in command.get_subcommands().filter(|s| s.get_name() != "help") {
+                assert!(script.contains(subcommand.get_name()), "{file}: {}", subcommand.get_name());
+            }
+        }
+    }
+}
+
 /// The names between the quotes that the parser puts around what it expects.
 fn expected(error: &str) -> Vec<String> {
     let list = error.split_once("expected").unwrap_or_else(|| panic!("{error}")).1;

@@ -81,9 +81,15 @@ pub(crate) fn write_initrd(path: &Path, programs: &Programs, config: &GuestConfi
         add("/usr/bin/coms", 0o755, &read(cli)?);
     }
     if let Some((agent, run)) = programs.agent.as_ref().zip(config.agent.as_ref()) {
-        let unit = crate::workspace_root().join("packaging/systemd/coms-agent.service");
+        let packaging = crate::workspace_root().join("packaging");
         add("/usr/bin/coms-agent", 0o755, &read(agent)?);
-        add(&format!("{UNITS}/coms-agent.service"), 0o644, &read(&unit)?);
+        for (from, to) in [
+            ("systemd/coms-agent.service", format!("{UNITS}/coms-agent.service")),
+            ("sysusers.d/coms-agent.conf", "/usr/lib/sysusers.d/coms-agent.conf".into()),
+            ("udev/60-coms-agent.rules", "/usr/lib/udev/rules.d/60-coms-agent.rules".into()),
+        ] {
+            add(&to, 0o644, &read(&packaging.join(from))?);
+        }
         if let Some(toml) = &run.toml {
             add("/etc/coms/agent.toml", 0o644, toml.as_bytes());
         }

@@ -32,7 +32,8 @@ pub(super) fn check(root: &Path, port: &Port, daemon: Option<i32>, status: Optio
     let error = status.and_then(|s| s.get("port_error")?.as_str()).unwrap_or_default();
     if error.contains("permitted") || error.contains("denied") {
         let remedy = format!(
-            "systemctl edit coms-agent, and add [Service] DeviceAllow={} rw; without systemd run it as root",
+            "systemctl edit coms-agent, and add [Service] DeviceAllow={} rw, and its group as SupplementaryGroups=; \
+             a virtio port belongs to the agent's user when udev has the package's rule",
             device.display()
         );
         findings.push(fail(CHECK, format!("the agent may not open it: {error}"), remedy));

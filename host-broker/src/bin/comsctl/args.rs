@@ -12,7 +12,7 @@ pub const SOCKET: &str = "/run/coms/broker.sock";
 #[command(
     name = "comsctl",
     version,
-    after_help = "Examples:\n  comsctl guests                     which VMs take part, and whether their agents answer\n  comsctl hosts                      how busy the hosts are\n  comsctl migrate web-1              move web-1 to the least busy host and wait\n  comsctl show web-1                 its last move in full: who asked, why there, what it took\n  comsctl reload                     take up a changed /etc/coms/broker.toml\n  comsctl pause                      no more moves for customers, until `comsctl resume`\n  comsctl doctor                     what is set up wrong on this host, and what mends it\n  comsctl config check               what is wrong or unwise in /etc/coms/broker.toml\n  comsctl migrations --json | jq .   every move, with the reasons for and against each host\n\nExit status: 0 done, 1 refused or failed, 2 wrong usage, 3 the broker cannot be reached."
+    after_help = "Examples:\n  comsctl guests                     which VMs take part, and whether their agents answer\n  comsctl hosts                      how busy the hosts are\n  comsctl enable web-1               let web-1 take part: it gets the port and the permission\n  comsctl migrate web-1              move web-1 to the least busy host and wait\n  comsctl show web-1                 its last move in full: who asked, why there, what it took\n  comsctl reload                     take up a changed /etc/coms/broker.toml\n  comsctl pause                      no more moves for customers, until `comsctl resume`\n  comsctl doctor                     what is set up wrong on this host, and what mends it\n  comsctl config check               what is wrong or unwise in /etc/coms/broker.toml\n  comsctl migrations --json | jq .   every move, with the reasons for and against each host\n\nExit status: 0 done, 1 refused or failed, 2 wrong usage, 3 the broker cannot be reached."
 )]
 pub struct Args {
     /// The broker's socket [default: /run/coms/broker.sock]
@@ -85,6 +85,20 @@ pub enum Command {
         /// one of which nobody knows what became of it
         #[arg(long, value_name = "SECONDS")]
         timeout: Option<u64>,
+    },
+    /// Let a VM take part: give it the port, also while it runs, and the permission to ask
+    #[command(
+        after_help = "Examples:\n  comsctl enable web-1               a VM of this host, running or shut off\n  comsctl guests                     its agent answers soon, if it is installed\n\nThe permission is kept in the VM's definition and goes with it to other hosts, as if [guests] enabled in broker.toml named it on each. It is refused while the VM is being moved."
+    )]
+    Enable {
+        /// The domain's name or UUID
+        domain: String,
+    },
+    /// Undo `comsctl enable`: take port and permission away
+    #[command(after_help = "Example:\n  comsctl disable web-1")]
+    Disable {
+        /// The domain's name or UUID
+        domain: String,
     },
     /// Call off a move that has not switched over: the VM runs on here
     #[command(

@@ -96,6 +96,12 @@ fn run(args: &Args) -> Result<ExitCode, Failure> {
             }
             follow::follow(json, socket, broker, migration, timeout.map(Duration::from_secs))
         }
+        Command::Enable { domain } => {
+            done(json, connect()?.ask(&Request::Enable { domain: domain.clone() })?)
+        }
+        Command::Disable { domain } => {
+            done(json, connect()?.ask(&Request::Disable { domain: domain.clone() })?)
+        }
         Command::Cancel { id } => done(json, connect()?.ask(&Request::Cancel { id: *id })?),
         Command::Pause { let_finish } => {
             done(json, connect()?.ask(&Request::Pause { let_finish: *let_finish })?)

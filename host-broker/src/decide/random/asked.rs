@@ -168,7 +168,7 @@ impl Broker {
     }
 
     pub(super) fn is_random_offered(&self, uuid: Uuid) -> bool {
-        let enabled = |g: &super::super::Guest| self.config.is_enabled(uuid, &g.domain.name);
+        let enabled = |g: &super::super::Guest| self.takes_part(&g.domain);
         !self.config.random.pool.is_empty() && self.guests.get(&uuid).is_some_and(enabled)
     }
 }

@@ -4,9 +4,10 @@ use super::errors::Failure;
 use super::ffi;
 use super::ffi::Value;
 use super::figures::job_figures;
-use super::xml::{self, SCHEDULE_NAMESPACE, TICKET_NAMESPACE};
+use super::xml::{self, PART_NAMESPACE, SCHEDULE_NAMESPACE, TICKET_NAMESPACE};
 use crate::hypervisor::{
-    Domain, DomainSample, DomainState, HostSample, HvError, JobFigures, Mark, MigrateSpec, Needs, VcpuTimes,
+    Domain, DomainSample, DomainState, HostSample, HvError, JobFigures, Mark, MigrateSpec, Needs, Part,
+    VcpuTimes,
 };
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -121,6 +122,7 @@ impl Connection {
             needs: facts.needs,
             ticket_xml: facts.ticket_xml,
             random_xml: facts.random_xml,
+            permitted: facts.permitted,
             job_active: job != Job::None,
         })
     }
@@ -189,6 +191,63 @@ impl Connection {
         )
         .map_err(self.failed(op))?;
         Ok(())
+    }
+
+    /// Gives the domain our port and the permission, or takes both: in the running VM and in its definition, whichever
+    /// there are. A serial line of ours counts as a port, and stays.
+    pub(super) fn set_part(&self, uuid: Uuid, on: bool) -> Result<Part, HvError> {
+        const OP: &str = "let take part";
+        let failed = self.failed(OP);
+        let dom = self.lookup(OP, uuid)?;
+        let part = Part {
+            running: dom.is_active().map_err(&failed)?,
+            persistent: dom.is_persistent().map_err(&failed)?,
+        };
+        let states = [
+            (part.running, sys::VIR_DOMAIN_AFFECT_LIVE, 0),
+            (part.persistent, sys::VIR_DOMAIN_AFFECT_CONFIG, sys::VIR_DOMAIN_XML_INACTIVE),
+        ];
+        let states: Vec<_> = states.into_iter().filter(|(there, ..)| *there).collect();
+        let flags = states.iter().fold(0, |all, (_, flag, _)| all | flag);
+        let permit = || {
+            let element = on.then_some("<part/>");
+            let kind = sys::VIR_DOMAIN_METADATA_ELEMENT as i32;
+            dom.set_metadata(kind, element, Some(METADATA_KEY), Some(PART_NAMESPACE), flags)
+                .map(drop)
+                .map_err(&failed)
+        };
+        // Who is let take part can, and who is not any more loses the right first.
+        if !on {
+            permit()?;
+        }
+        for (_, flag, kind) in &states {
+            let text = dom.get_xml_desc(*kind).map_err(&failed)?;
+            let port = xml::port(&text).map_err(|e| internal(OP, format!("the XML of {uuid}: {e}")))?;
+            match (&port.element, on) {
+                (None, true) if port.line => {}
+                (None, true) if *flag == sys::VIR_DOMAIN_AFFECT_LIVE && !port.controller => {
+                    return Err(HvError::Refused {
+                        operation: OP,
+                        detail:
+                            "it runs without a virtio-serial controller, and libvirt adds none to a running \
+                                 VM; shut it down, enable it, and start it"
+                                .to_owned(),
+                    });
+                }
+                (None, true) => {
+                    dom.attach_device_flags(&xml::new_port(), *flag).map_err(&failed)?;
+                }
+                (Some(element), false) => {
+                    without_nul(OP, element)?;
+                    dom.detach_device_flags(element, *flag).map_err(&failed)?;
+                }
+                (Some(_), true) | (None, false) => {}
+            }
+        }
+        if on {
+            permit()?;
+        }
+        Ok(part)
     }
 
     pub(super) fn set_autostart(&self, uuid: Uuid, on: bool) -> Result<(), HvError> {

@@ -24,7 +24,7 @@ mod lane;
 mod xml;
 
 use crate::hypervisor::{
-    Domain, DomainState, HostSample, HvError, HvEvent, JobFigures, Mark, MigrateSpec, Needs,
+    Domain, DomainState, HostSample, HvError, HvEvent, JobFigures, Mark, MigrateSpec, Needs, Part,
 };
 use calls::{Connection, internal};
 use events::Tracker;
@@ -137,6 +137,20 @@ impl Libvirt {
     /// The same for the schedule of random moves.
     pub async fn set_schedule(&self, uuid: Uuid, xml: Option<String>) -> Result<(), HvError> {
         self.inner.changes.call("set schedule", move |c| c.set_schedule(uuid, xml.as_deref())).await
+    }
+
+    /// Gives the domain our port and the permission to take part, or takes both away. Not while a job runs on it:
+    /// libvirt would take 30 s to refuse.
+    pub async fn set_part(&self, uuid: Uuid, on: bool) -> Result<Part, HvError> {
+        const OP: &str = "let take part";
+        match self.inner.jobs.kind(uuid).await {
+            calls::Job::None => {}
+            calls::Job::Outgoing | calls::Job::Incoming => {
+                let detail = "it is being moved, or another job runs on it".to_owned();
+                return Err(HvError::Busy { operation: OP, detail });
+            }
+        }
+        self.inner.changes.call(OP, move |c| c.set_part(uuid, on)).await
     }
 
     /// Whether the domain starts with its host. A migration does not carry it along.

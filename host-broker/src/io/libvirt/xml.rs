@@ -9,6 +9,8 @@ use uuid::Uuid;
 /// Where the broker's ticket lives in a domain's metadata, and where the schedule of random moves does.
 pub(super) const TICKET_NAMESPACE: &str = crate::ticket::NAMESPACE;
 pub(super) const SCHEDULE_NAMESPACE: &str = crate::schedule::NAMESPACE;
+/// Where it says that the operator lets the domain take part.
+pub(super) const PART_NAMESPACE: &str = crate::hypervisor::PART_NAMESPACE;
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Facts {
@@ -16,6 +18,42 @@ pub(super) struct Facts {
     pub needs: Needs,
     pub ticket_xml: Option<String>,
     pub random_xml: Option<String>,
+    pub permitted: bool,
+}
+
+/// How a domain and we could talk, as far as it can be changed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Port {
+    /// Our channel, as it stands in the XML: libvirt takes away what looks exactly like this.
+    pub element: Option<String>,
+    /// A serial line of ours, which was made by hand.
+    pub line: bool,
+    /// Channels can be added while it runs.
+    pub controller: bool,
+}
+
+pub(super) fn port(xml: &str) -> Result<Port, roxmltree::Error> {
+    let doc = Document::parse(xml)?;
+    let mut port = Port::default();
+    for node in child(doc.root_element(), "devices").into_iter().flat_map(|devices| devices.children()) {
+        match node.tag_name().name() {
+            "channel" if child(node, "target").and_then(|t| t.attribute("name")) == Some(PORT_NAME) => {
+                port.element = xml.get(node.range()).map(str::to_owned);
+            }
+            "serial" | "console" => {
+                let alias = child(node, "alias").and_then(|a| a.attribute("name"));
+                port.line |= alias == Some(LINE_ALIAS);
+            }
+            "controller" => port.controller |= node.attribute("type") == Some("virtio-serial"),
+            _ => {}
+        }
+    }
+    Ok(port)
+}
+
+/// What a domain is given. libvirt chooses the socket's path, anew at each host.
+pub(super) fn new_port() -> String {
+    format!("<channel type='unix'><target type='virtio' name='{PORT_NAME}'/></channel>")
 }
 
 /// From a domain's XML; from that of a domain which does not run, there is no channel path to be had.
@@ -61,6 +99,7 @@ pub(super) fn facts(xml: &str) -> Result<Facts, roxmltree::Error> {
         },
         ticket_xml: element(TICKET_NAMESPACE),
         random_xml: element(SCHEDULE_NAMESPACE),
+        permitted: element(PART_NAMESPACE).is_some(),
     })
 }
 
@@ -174,6 +213,26 @@ mod tests {
         let pty =
             "<serial type='pty'><source path='/dev/pts/1'/><alias name='ua-org-coms-agent-0'/></serial>";
         assert_eq!(found(pty), None);
+    }
+
+    #[test]
+    fn what_can_be_plugged_and_unplugged() {
+        let found = port(LIVE).unwrap();
+        let element = found.element.unwrap();
+        assert!(element.starts_with("<channel type='unix'>") && element.ends_with("</channel>"), "{element}");
+        assert!(element.contains("domain-3-vm1/org.coms.agent.0"), "{element}");
+        assert!((found.line, found.controller) == (false, false));
+        let devices = |inside: &str| format!("<domain><devices>{inside}</devices></domain>");
+        let serial = "<controller type='virtio-serial' index='0'/><serial><alias name='ua-org-coms-agent-0'/></serial>";
+        assert_eq!(port(&devices(serial)).unwrap(), Port { element: None, line: true, controller: true });
+        assert_eq!(port(&devices("")).unwrap(), Port::default());
+        assert!(port(&devices(&new_port())).unwrap().element.is_some());
+    }
+
+    #[test]
+    fn the_permission_is_an_element_of_its_own() {
+        let with = LIVE.replace("</metadata>", "<coms:part xmlns:coms=\"urn:coms:part:1\"/></metadata>");
+        assert!(facts(&with).unwrap().permitted && !facts(LIVE).unwrap().permitted);
     }
 
     #[test]

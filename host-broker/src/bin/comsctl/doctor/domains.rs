@@ -1,6 +1,7 @@
 //! The domains of this host as libvirt shows them, with or without the port; read-only.
 
 use super::Finding;
+use coms_broker::hypervisor::PART_NAMESPACE;
 use coms_protocol::{LINE_ALIAS, PORT_NAME};
 use roxmltree::Document;
 use std::sync::mpsc;
@@ -27,6 +28,8 @@ pub enum Port {
 pub struct Seen {
     pub name: String,
     pub uuid: Uuid,
+    /// `comsctl enable` let it take part.
+    pub permitted: bool,
     pub port: Port,
 }
 
@@ -51,7 +54,14 @@ pub fn look(uri: &str) -> Result<Vec<Seen>, String> {
 fn seen(domain: &Domain) -> Result<Seen, virt::error::Error> {
     let (name, uuid) = (domain.get_name()?, domain.get_uuid_string()?);
     let uuid = Uuid::parse_str(&uuid).unwrap_or_default();
-    Ok(Seen { name, uuid, port: port(&domain.get_xml_desc(0)?) })
+    let xml = domain.get_xml_desc(0)?;
+    Ok(Seen { name, uuid, permitted: permitted(&xml), port: port(&xml) })
+}
+
+/// From a domain's XML.
+fn permitted(xml: &str) -> bool {
+    let part = |n: roxmltree::Node| n.tag_name().namespace() == Some(PART_NAMESPACE);
+    Document::parse(xml).is_ok_and(|doc| doc.descendants().any(part))
 }
 
 /// From a domain's XML.
@@ -109,6 +119,8 @@ mod tests {
         ] {
             assert_eq!(port(&xml), expected, "{xml}");
         }
+        let with = format!("<domain><metadata><c:part xmlns:c='{PART_NAMESPACE}'/></metadata></domain>");
+        assert!(permitted(&with) && !permitted("<domain/>"));
     }
 
     #[test]

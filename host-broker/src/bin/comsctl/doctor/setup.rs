@@ -89,7 +89,7 @@ pub fn ports(config: &Config, domains: &[Seen]) -> Vec<Finding> {
             found.push(no_vm(pattern, "matches no VM of this host"));
         }
     }
-    for d in domains.iter().filter(|d| config.is_enabled(d.uuid, &d.name)) {
+    for d in domains.iter().filter(|d| d.permitted || config.is_enabled(d.uuid, &d.name)) {
         let port = format!("<channel type='unix'><target type='virtio' name='{PORT_NAME}'/></channel>");
         let add = format!("virsh edit {}: add {port} to <devices>, then shut it down and start it", d.name);
         found.push(match &d.port {
@@ -104,7 +104,11 @@ pub fn ports(config: &Config, domains: &[Seen]) -> Vec<Finding> {
                 format!("{}: its port is no unix socket that libvirt binds", d.name),
                 add.replace("add ", "make it "),
             ),
-            Port::None => Finding::fail("port", format!("{}: takes part and has no port", d.name), add),
+            Port::None => Finding::fail(
+                "port",
+                format!("{}: takes part and has no port", d.name),
+                format!("comsctl enable {}", d.name),
+            ),
         });
     }
     found
@@ -214,7 +218,7 @@ mod tests {
 
     #[test]
     fn a_vm_that_takes_part_needs_the_port_and_each_entry_a_vm() {
-        let seen = |name: &str, port| Seen { name: name.into(), uuid: Uuid::nil(), port };
+        let seen = |name: &str, port| Seen { name: name.into(), uuid: Uuid::nil(), permitted: false, port };
         for (port, expected) in [
             (Port::Ours, Status::Ok),
             (Port::None, Status::Fail),

@@ -160,6 +160,7 @@ impl Pool {
             needs: Needs { virt_type: "qemu".into(), arch: "x86_64".into(), machine: "pc".into() },
             ticket_xml: self.ticket.clone(),
             random_xml: self.xml.clone(),
+            permitted: false,
             job_active: false,
         }
     }

@@ -1,0 +1,52 @@
+//! README's two pages, as what they are: commands to be typed.
+
+use super::Result;
+
+/// The first steps of a page.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Page {
+    /// Lines of its first block of `sh`, without comments.
+    pub lines: Vec<String>,
+    /// Its first block of `toml`: what a line that opens an editor is to leave there.
+    pub toml: String,
+}
+
+/// The page below this heading of README.md.
+pub fn page(heading: &str) -> Result<Page> {
+    let path = coms_lab::workspace_root().join("README.md");
+    let text = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+    parse(&text, heading).ok_or_else(|| format!("README.md has no page `{heading}` with commands").into())
+}
+
+fn parse(text: &str, heading: &str) -> Option<Page> {
+    let (_, page) = text.split_once(&format!("\n## {heading}\n"))?;
+    let page = page.split("\n## ").next()?;
+    let block = |language: &str| {
+        let (_, rest) = page.split_once(&format!("```{language}\n"))?;
+        rest.split_once("```").map(|(block, _)| block.to_owned())
+    };
+    let command = |line: &str| line.split(" #").next().unwrap_or(line).trim().to_owned();
+    let lines: Vec<String> = block("sh")?.lines().map(command).filter(|l| !l.is_empty()).collect();
+    Some(Page { lines, toml: block("toml").unwrap_or_default() })
+}
+
+/// Root has no need of sudo, and a small system has none.
+pub fn as_root(line: &str) -> &str {
+    line.strip_prefix("sudo ").unwrap_or(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_without_comments_until_the_next_page() {
+        let text = "# x\n\n## A\n\nDo:\n\n```sh\nsudo a --b   # why\n\nc \"#1\"\n```\n```toml\n[k]\n```\n```sh\nlater\n```\n\n## B\n```sh\nd\n```\n";
+        let page = parse(text, "A").unwrap();
+        assert_eq!(page.lines, ["sudo a --b", "c \"#1\""]);
+        assert_eq!(page.toml, "[k]\n");
+        assert_eq!(parse(text, "B").unwrap().lines, ["d"]);
+        assert!(parse(text, "C").is_none());
+        assert_eq!((as_root("sudo x"), as_root("y sudo")), ("x", "y sudo"));
+    }
+}

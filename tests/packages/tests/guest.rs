@@ -1,0 +1,238 @@
+//! The agent's package in a Debian guest with systemd: installed where there is no port, started by the port that is
+//! plugged in, moved, removed, purged.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+use coms_lab::{Guest, GuestConfig, GuestFile, System};
+use coms_packages::hosts::Hosts;
+use coms_packages::{Packages, Result, as_root, packages, page, wait};
+use coms_story::{coms, coms_within};
+use std::time::Duration;
+
+/// libvirt attaches to it by itself. A VM mostly has it, and with it the controller that hot-plugging needs.
+const QGA_PORT: &str = "org.qemu.guest_agent.0";
+
+fn debian(packages: &Packages, name: &str) -> Result<GuestConfig> {
+    let deb = &packages.agent_deb;
+    let file = deb.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(GuestConfig {
+        name: name.into(),
+        memory_mib: 512,
+        system: System::Debian,
+        persistent: true,
+        port: false,
+        more_ports: vec![QGA_PORT.into()],
+        files: vec![GuestFile { path: format!("/root/{file}"), mode: 0o644, bytes: std::fs::read(deb)? }],
+        ..GuestConfig::default()
+    })
+}
+
+/// A line of README's, typed by root in his home.
+fn typed(guest: &Guest, line: &str) -> Result<String> {
+    println!("# {line}");
+    let line = format!("cd /root; {}", as_root(line));
+    let env = ["env", "HOME=/root", "DEBIAN_FRONTEND=noninteractive", "sh", "-c", &line];
+    Ok(guest.exec_with(&env, "", Duration::from_secs(180))?.success()?)
+}
+
+/// Every file of the guest, but what keeps books of packages and of the machine's running.
+fn files(guest: &Guest) -> Result<Vec<String>> {
+    let list = guest.exec_with(&["find", "/", "-xdev"], "", Duration::from_secs(120))?.success()?;
+    const BOOKS: [&str; 10] = [
+        "/var/lib/dpkg/",
+        "/var/lib/apt/",
+        "/var/cache/",
+        "/var/log/",
+        "/var/lib/systemd/",
+        "/tmp",
+        "/var/tmp",
+        "/etc/.pwd.lock",
+        "/proc",
+        "/root/",
+    ];
+    let kept = |l: &&str| {
+        let of_coms = l.contains("coms") && !l.starts_with("/root/") && !l.starts_with("/var/lib/dpkg/");
+        of_coms || !(BOOKS.iter().any(|b| l.starts_with(b)) || l.ends_with('-'))
+    };
+    let mut all: Vec<String> = list.lines().filter(kept).map(str::to_owned).collect();
+    all.sort();
+    Ok(all)
+}
+
+#[test]
+fn installed_without_a_port_plugged_in_moved_removed_and_purged() -> Result<()> {
+    let p = packages()?;
+    let hosts = Hosts::up(&p)?;
+    let guest = hosts.lab.boot(debian(&p, "web-1")?, "host1")?;
+    // What a first boot still brings.
+    wait("the guest to have booted", 120, || {
+        let state = guest.exec(&["systemctl", "is-system-running"])?.stdout;
+        Ok(["running", "degraded"].contains(&state.trim()))
+    })?;
+    let before = files(&guest)?;
+    let failed_before = guest.sh("systemctl --failed --no-legend --plain | sort")?;
+
+    let readme = page("I own a VM")?;
+    let (install, rest) = readme.lines.split_first().ok_or("no lines")?;
+    let said = typed(&guest, install)?;
+    println!("{said}");
+    without_the_port_it_is_harmless(&guest, &failed_before)?;
+    plugged_in_it_starts(&hosts, &guest)?;
+    for line in rest {
+        println!("{}", typed(&guest, line)?);
+    }
+    its_customer_moved_it(&hosts, &guest)?;
+    what_it_is(&guest)?;
+    nothing_is_plugged_while_it_moves(&hosts, &guest)?;
+    its_configuration_stays(&guest, install)?;
+    unplugged_and_plugged_in_again(&hosts, &guest)?;
+
+    typed(&guest, "apt-get remove -y coms-agent")?;
+    assert_eq!(guest.sh("test -e /etc/coms/agent.toml && cat /etc/coms/agent.toml | tail -n 1")?, "# mine\n");
+    assert_eq!(guest.exec(&["pidof", "coms-agent"])?.status, 1, "it does not run any more");
+    typed(&guest, "apt-get purge -y coms-agent")?;
+    let after = files(&guest)?;
+    let left: Vec<&String> = after.iter().filter(|f| !before.contains(f)).collect();
+    // Empty directories that the image had for others' use.
+    let of_image = |f: &str| ["/etc/coms", "/var/lib/coms"].contains(&f);
+    let gone: Vec<&String> = before.iter().filter(|f| !after.contains(f) && !of_image(f)).collect();
+    assert!(left.is_empty() && gone.is_empty(), "left: {left:#?}; gone: {gone:#?}");
+    let names = guest
+        .sh("getent passwd coms-agent; getent group coms coms-admin coms-agent; ls -d /run/coms; true")?;
+    assert_eq!(names, "", "users and groups are gone, too");
+    assert_eq!(guest.sh("systemctl --failed --no-legend --plain | sort")?, failed_before);
+
+    shut_off(&hosts, &guest)?;
+    hosts.finish()
+}
+
+fn without_the_port_it_is_harmless(guest: &Guest, failed_before: &str) -> Result<()> {
+    assert_eq!(guest.exec(&["systemctl", "is-active", "coms-agent"])?.stdout.trim(), "inactive");
+    assert_eq!(guest.exec(&["systemctl", "is-enabled", "coms-agent"])?.stdout.trim(), "enabled");
+    assert_eq!(guest.exec(&["pidof", "coms-agent"])?.status, 1, "nothing runs");
+    assert_eq!(guest.sh("systemctl --failed --no-legend --plain | sort")?, failed_before);
+    assert_eq!(coms_within(guest, &["status"], Duration::from_secs(20))?.0, 3, "and `coms` says so");
+    Ok(())
+}
+
+fn plugged_in_it_starts(hosts: &Hosts, guest: &Guest) -> Result<()> {
+    let (status, said) = hosts.comsctl(0, &["enable", guest.name()])?;
+    println!("comsctl enable: {said}");
+    assert_eq!(status, 0, "{said}");
+    for how in [&["dumpxml"][..], &["dumpxml", "--inactive"]] {
+        let xml = hosts.host(0).virsh(&[how, &[guest.name()]].concat())?;
+        assert!(xml.contains("org.coms.agent.0") && xml.contains("urn:coms:part:1"), "{how:?}: {xml}");
+    }
+    wait("the unit to start by itself", 60, || {
+        Ok(guest.exec(&["systemctl", "is-active", "coms-agent"])?.stdout.trim() == "active")
+    })?;
+    wait("the broker to see the agent", 60, || {
+        let seen = hosts.seen(0, guest)?;
+        Ok(seen["enabled"] == true
+            && seen["agent"].is_string()
+            && coms(guest, &["status"])?["connected"] == true)
+    })
+    .map_err(|e| {
+        let journal =
+            guest.sh("journalctl --no-pager -u coms-agent; ls -l /dev/virtio-ports/ /dev/vport*; true");
+        format!("{e}\n{}", journal.unwrap_or_default()).into()
+    })
+}
+
+/// README's page asked for a move and waited.
+fn its_customer_moved_it(hosts: &Hosts, guest: &Guest) -> Result<()> {
+    assert_eq!(guest.current_host()?.name(), "host2");
+    let history = coms(guest, &["history"])?;
+    println!("accel=tcg; coms history: {history}");
+    assert!(history.to_string().contains("completed"), "{history}");
+    // The permission went along; host2's broker has no list either.
+    wait("the other broker to see it take part", 30, || {
+        let seen = hosts.seen(1, guest)?;
+        Ok(seen["enabled"] == true && seen["agent"].is_string())
+    })
+}
+
+fn what_it_is(guest: &Guest) -> Result<()> {
+    let pid = guest.sh("systemctl show -P MainPID coms-agent")?;
+    let pid = pid.trim();
+    let status = guest.sh(&format!("cat /proc/{pid}/status"))?;
+    let field =
+        |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).unwrap_or_default().trim().to_owned();
+    for set in ["CapEff:", "CapPrm:", "CapBnd:", "CapAmb:"] {
+        assert_eq!(u64::from_str_radix(&field(set), 16)?, 0, "{set} {status}");
+    }
+    assert_eq!(guest.sh(&format!("stat -c %U /proc/{pid}"))?, "coms-agent\n");
+    assert_eq!(guest.sh("stat -L -c '%U %a' /dev/virtio-ports/org.coms.agent.0")?, "coms-agent 600\n");
+    let memory = guest.sh(&format!("grep -E '^(Rss|Pss):' /proc/{pid}/smaps_rollup"))?;
+    let unit = guest.sh("systemctl show -P MemoryCurrent coms-agent; systemd-analyze security --no-pager coms-agent | tail -n 1")?;
+    println!("accel=tcg; agent in the systemd guest: {}; unit: {}", memory.replace('\n', " "), unit.trim());
+    Ok(())
+}
+
+fn nothing_is_plugged_while_it_moves(hosts: &Hosts, guest: &Guest) -> Result<()> {
+    // Slow enough to be met on its way.
+    hosts.host(1).set_rate_mbit(Some(60))?;
+    let (status, begun) = hosts.comsctl(1, &["migrate", guest.name(), "--no-wait"])?;
+    assert_eq!(status, 0, "{begun}");
+    wait("the move to copy", 60, || {
+        let (_, moves) = hosts.comsctl(1, &["migrations"])?;
+        Ok(moves.as_array().and_then(|m| m.last()).is_some_and(|m| m["state"] == "copying"))
+    })?;
+    for what in ["disable", "enable"] {
+        let (status, said) = hosts.comsctl(1, &[what, guest.name()])?;
+        println!("comsctl {what}, while it is being moved: {said}");
+        assert!(status == 1 && said.to_string().contains("being moved"), "{what}: {status} {said}");
+    }
+    hosts.host(1).set_rate_mbit(None)?;
+    wait("it to arrive", 120, || Ok(guest.current_host().is_ok_and(|h| h.name() == "host1")))?;
+    wait("its agent to know", 60, || Ok(coms(guest, &["status"])?["connected"] == true))
+}
+
+/// Installed again, as an upgrade does.
+fn its_configuration_stays(guest: &Guest, install: &str) -> Result<()> {
+    guest.sh("echo '# mine' >>/etc/coms/agent.toml")?;
+    let pid = guest.sh("systemctl show -P MainPID coms-agent")?;
+    typed(guest, &install.replace("install", "install --reinstall"))?;
+    assert_eq!(guest.sh("tail -n 1 /etc/coms/agent.toml")?, "# mine\n");
+    wait("the new agent to run", 30, || {
+        let now = guest.sh("systemctl show -P MainPID coms-agent")?;
+        Ok(now != pid && now.trim() != "0" && coms(guest, &["status"])?["connected"] == true)
+    })
+}
+
+fn unplugged_and_plugged_in_again(hosts: &Hosts, guest: &Guest) -> Result<()> {
+    let (status, said) = hosts.comsctl(0, &["disable", guest.name()])?;
+    assert_eq!(status, 0, "{said}");
+    for how in [&["dumpxml"][..], &["dumpxml", "--inactive"]] {
+        let xml = hosts.host(0).virsh(&[how, &[guest.name()]].concat())?;
+        assert!(!xml.contains("org.coms.agent.0") && !xml.contains("urn:coms:part:1"), "{how:?}: {xml}");
+    }
+    wait("the port to go", 30, || {
+        Ok(guest.exec(&["test", "-e", "/dev/virtio-ports/org.coms.agent.0"])?.status == 1)
+    })?;
+    assert!(hosts.seen(0, guest)?.is_null());
+    let (status, said) = hosts.comsctl(0, &["enable", guest.name()])?;
+    assert_eq!(status, 0, "{said}");
+    wait("the agent to talk again", 60, || {
+        Ok(hosts.seen(0, guest)?["agent"].is_string() && coms(guest, &["status"])?["connected"] == true)
+    })
+}
+
+fn shut_off(hosts: &Hosts, guest: &Guest) -> Result<()> {
+    let host = hosts.host(0);
+    host.virsh(&["destroy", guest.name()])?;
+    wait("the broker to see it shut off", 20, || Ok(hosts.seen(0, guest)?.is_null()))?;
+    let has_port = || -> Result<bool> {
+        Ok(host.virsh(&["dumpxml", "--inactive", guest.name()])?.contains("org.coms.agent.0"))
+    };
+    assert!(has_port()?);
+    for (what, there) in [("disable", false), ("enable", true)] {
+        let (status, said) = hosts.comsctl(0, &[what, guest.name()])?;
+        println!("comsctl {what}, shut off: {said}");
+        assert_eq!((status, has_port()?), (0, there), "{what}: {said}");
+    }
+    host.virsh(&["start", guest.name()])?;
+    wait("the broker to see it with its port", 30, || Ok(hosts.seen(0, guest)?["enabled"] == true))?;
+    host.virsh(&["destroy", guest.name()])?;
+    host.virsh(&["undefine", guest.name()])?;
+    Ok(())
+}
