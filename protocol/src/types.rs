@@ -286,6 +286,8 @@ open_enum! {
         Manual = 2 "manual",
         /// A time that the customer chose before has come.
         Schedule = 3 "schedule",
+        /// A plugin of the customer's wishes it, for what only it can see.
+        Plugin = 4 "plugin",
     }
 }
 
