@@ -8,7 +8,6 @@ use crate::event::{ClientId, Report, Sample};
 use coms_protocol::session::Now;
 use coms_protocol::types::Text;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -23,12 +22,20 @@ const MAX_TOOK: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub(super) struct Plugins {
     wish: Option<(Value, Duration)>,
-    clients: BTreeMap<String, Vec<(IpAddr, f64)>>,
+    /// By plugin: addresses and weights as they were said, each of them right. A list, for there are few; a map is larger.
+    clients: Vec<(String, Vec<String>)>,
 }
 
 /// A stranger's text, as it may be told.
 fn plain(text: &str) -> String {
-    Text::<64>::clipped(text).as_str().to_owned()
+    Text::<200>::clipped(text).as_str().to_owned()
+}
+
+/// "ADDRESS WEIGHT", the weight above 0.
+fn is_client(text: &str) -> bool {
+    text.split_once(' ').is_some_and(|(address, weight)| {
+        address.parse::<IpAddr>().is_ok() && weight.parse::<f64>().is_ok_and(|w| w > 0.0)
+    })
 }
 
 impl Plugins {
@@ -65,12 +72,9 @@ impl Agent {
             }
         }
         if let Some(clients) = clients {
-            let good = |text: &String| {
-                let (address, weight) = text.split_once(' ')?;
-                Some((address.parse().ok()?, weight.parse().ok()?)).filter(|c: &(IpAddr, f64)| c.1 > 0.0)
-            };
-            let clients = clients.iter().filter_map(good).take(MAX_CLIENTS).collect();
-            self.plugins.clients.insert(plugin.clone(), clients);
+            let clients = clients.into_iter().filter(|c| is_client(c)).take(MAX_CLIENTS).collect();
+            self.plugins.clients.retain(|(name, _)| *name != plugin);
+            self.plugins.clients.push((plugin.clone(), clients));
         }
         if let Some(why) = wish {
             self.plugins.wish = Some((json!({ "plugin": plain(&plugin), "why": plain(&why) }), now.mono));
@@ -81,7 +85,7 @@ impl Agent {
     /// After a reload: of plugins that no workload names any more nothing is kept.
     pub(super) fn forget_plugins(&mut self) {
         let workloads = &self.config.workloads;
-        self.plugins.clients.retain(|plugin, _| {
+        self.plugins.clients.retain(|(plugin, _)| {
             workloads.iter().any(|w| matches!(&w.probe, Probe::Plugin(name) if name == plugin))
         });
     }

@@ -107,7 +107,7 @@ fn what_is_missing_or_unreadable_is_said_with_what_there_is() {
     assert!(r.problems[0].mend.contains("http_request_duration_seconds"), "{r:?}");
     let r = watch.scrape(S, b"http_seconds{le= 1\nhttp_seconds_bucket{le=\"1\"} x\n");
     assert!(r.problems[0].what.contains("2 lines"), "{r:?}");
-    assert!(watch.scrape(S, b"<html>not found</html>").problems.len() >= 1);
+    assert!(!watch.scrape(S, b"<html>not found</html>").problems.is_empty());
 }
 
 #[test]
@@ -138,7 +138,7 @@ proptest! {
         match quantile(&counts, q).unwrap() {
             Found::Within(guess) => {
                 let upper = upper.unwrap();
-                let lower = bounds.iter().copied().filter(|b| *b < upper).next_back().unwrap_or(0.0);
+                let lower = bounds.iter().copied().rfind(|b| *b < upper).unwrap_or(0.0);
                 prop_assert!((lower..=upper).contains(&guess), "{guess} not in {lower}..{upper}");
             }
             Found::Beyond(bound) => prop_assert!(upper.is_none() && bound == 2.5),
