@@ -244,3 +244,44 @@ fn exit_codes_and_complaints_are_those_of_every_command() {
     assert_eq!((out.status.code(), told["ok"].as_bool()), (Some(2), Some(false)));
     assert!(told["error"].as_str().unwrap().contains("plugins.toml"), "{told}");
 }
+
+/// As the unit runs it: a user who may become others and end their processes, and nothing else. Needs root to begin with.
+#[test]
+fn with_three_capabilities_it_does_what_it_does_as_root() {
+    if !common::is_root() {
+        // Only root can make such a user; `make test` runs as root.
+        return;
+    }
+    let mut place = Place::new("");
+    let check = place.script(
+        "check",
+        "#!/bin/sh\n{ id -u; id -G; grep -E 'Cap(Inh|Prm|Eff|Amb)' /proc/self/status | cut -f2; } > $DIR/who.new; mv $DIR/who.new $DIR/who\n\
+         trap '' TERM\necho 'OK|time=12ms'\n",
+    );
+    let hang = place.script("hang", "#!/bin/sh\nexec sleep 4714\n");
+    let (check, hang) = (check.to_str().unwrap(), hang.to_str().unwrap());
+    place.configure(&(nagios("c", &[check]) + &nagios("hang", &[hang]) + "timeout_ms = 400\n"));
+    place.agent();
+    let mut daemon = std::process::Command::new("setpriv");
+    daemon.args(["--reuid", "games", "--regid", "games", "--clear-groups"]);
+    daemon.args([
+        "--inh-caps",
+        "-all,+setuid,+setgid,+kill",
+        "--ambient-caps",
+        "+setuid,+setgid,+kill",
+        "--",
+    ]);
+    daemon.arg(common::PROGRAM);
+    place.start_with(daemon);
+    place.until("measured", |p| p.reports("c").iter().any(|r| r["took_us"] == 12_000));
+    let who = std::fs::read_to_string(place.path("who")).unwrap();
+    let lines: Vec<&str> = who.lines().collect();
+    assert_eq!(lines[..2], ["65534", "65534"], "{who}");
+    assert_eq!(lines[2..], ["0000000000000000"; 4], "nothing of the daemon's is handed down: {who}");
+    place.until("ended at its limit", |p| {
+        p.reports("hang").iter().any(|r| r["failed"] == "no answer within 400 ms")
+    });
+    place.end();
+    let left = processes(std::path::Path::new("sleep\u{0}4714"));
+    assert_eq!(left, Vec::<i32>::new(), "somebody else's process was ended");
+}

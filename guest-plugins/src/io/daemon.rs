@@ -74,7 +74,7 @@ pub async fn run(mut config: Config, file: Option<PathBuf>) -> Result<(), StartE
     }
     info!("ending");
     life.end(&config).await;
-    keeper.sweep();
+    keeper.sweep_out(Duration::from_secs(1)).await;
     let _ = std::fs::remove_file(&config.control);
     Ok(())
 }

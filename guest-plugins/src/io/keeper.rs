@@ -8,6 +8,7 @@ use rustix::process::{Pid, Signal, WaitOptions, getpid, getsid, kill_process, se
 use std::collections::BTreeSet;
 use std::fs;
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 /// Leaders of the sessions that run.
@@ -36,6 +37,15 @@ impl Keeper {
 
     pub(super) fn ended(&self, leader: Pid) {
         self.leaders().remove(&leader.as_raw_nonzero().get());
+    }
+
+    /// Ends all that is left, and waits until it is gone; at most for this long.
+    pub async fn sweep_out(&self, within: Duration) {
+        let begun = Instant::now();
+        while !children().is_empty() && begun.elapsed() < within {
+            self.sweep();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Ends orphans of plugins that do not run.

@@ -107,8 +107,12 @@ impl Running {
 
     /// Politely, and then at once.
     pub(super) async fn end(&mut self, within: Duration) {
+        // Its standard input ended already; who notices may end by itself.
+        if timeout(within / 4, self.wait()).await.is_ok() {
+            return;
+        }
         self.signal(Signal::TERM);
-        if timeout(within, self.wait()).await.is_err() {
+        if timeout(within / 4 * 3, self.wait()).await.is_err() {
             self.kill().await;
         }
     }
