@@ -23,13 +23,14 @@ help:
 	@echo "make man         the manual pages, into target/man (man -l target/man/comsctl.8)"
 	@echo "make packages    .deb and .rpm of both programs, checksums, bills of materials, into target/packages (needs root)"
 	@echo "make test-packages  installs them, the way people do, on hosts and in guests of its own (needs root; about 20 min)"
-	@echo "make fuzz        search the wire for a crash (needs cargo-fuzz and a nightly toolchain)"
+	@echo "make fuzz        search the wire for a crash (needs cargo-fuzz and a nightly toolchain); TARGET=perfdata, plugin_line,"
+	@echo "                 metrics or statsd: what plugins say"
 
 setup:
 	@bash tests/setup.sh
 
 build: setup
-	$(CARGO) build --release -p coms-broker -p coms-agent
+	$(CARGO) build --release -p coms-broker -p coms-agent -p coms-plugins
 
 man:
 	$(CARGO) run --quiet -p coms-man -- target/man
@@ -71,7 +72,7 @@ lint:
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 
 fuzz:
-	cd tests/fuzz && $(CARGO) +nightly fuzz run session_receive -- -max_total_time=$${SECONDS_TO_FUZZ:-300}
+	$(CARGO) +nightly fuzz run --fuzz-dir tests/fuzz $${TARGET:-session_receive} -- -max_total_time=$${SECONDS_TO_FUZZ:-300}
 
 clean:
 	$(CARGO) clean

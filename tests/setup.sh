@@ -21,7 +21,11 @@ readonly PACKAGES=(
   qemu-system-x86 libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients libvirt-dev
   iproute2 util-linux mount procps kmod gnutls-bin xz-utils
   gcc libc6-dev pkg-config ca-certificates python3
+  # What customers measure with, for the tests of plugins.
+  monitoring-plugins-basic monitoring-plugins-standard python3-statsd python3-jsonschema libfaketime
 )
+# What those tests measure. Installed they would run, so they are only unpacked.
+readonly SERVICES=(prometheus-node-exporter nginx postgresql-15 postgresql-client-15)
 # Modules of the guest, in the order in which insmod must see them.
 readonly MODULES=(
   virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci
@@ -181,6 +185,20 @@ fill_cache() {
   mv -T "$cache/kernel.new" "$cache/kernel"
 }
 
+# Services with the libraries that this machine lacks, below `services/root`.
+fill_services() {
+  begin_work
+  refresh_lists
+  say "services that plugins are tested with: unpacking into target/lab-cache (not installed, not started)"
+  mkdir -p ready/root debs/partial
+  apt-get install -y --no-install-recommends --reinstall --download-only -o Dir::Cache::archives="$PWD/debs" \
+    "${SERVICES[@]}" >apt.log 2>&1 || { tail -n 20 apt.log >&2; fail "apt-get could not download: ${SERVICES[*]}"; }
+  for deb in debs/*.deb; do dpkg-deb -x "$deb" ready/root; done
+  printf '%s\n' "${SERVICES[@]}" >ready/WANTED
+  rm -rf "${cache:?}/services"
+  mv ready "$cache/services"
+}
+
 # The machine's own Debian archive: debootstrap looks for none by itself.
 debian_mirror() {
   apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' 2>/dev/null |
@@ -263,6 +281,9 @@ fi
 cached_modules=$(cat "$cache/kernel/WANTED" 2>/dev/null || true)
 if [[ $cached_modules != "$(printf '%s\n' "${MODULES[@]}")" || ! -s $cache/kernel/vmlinuz ]]; then
   (fill_cache)
+fi
+if [[ $(cat "$cache/services/WANTED" 2>/dev/null || true) != "$(printf '%s\n' "${SERVICES[@]}")" ]]; then
+  (fill_services)
 fi
 cached_debian=$(cat "$cache/debian/WANTED" 2>/dev/null || true)
 if [[ $WANTED =~ ^(bench|test-packages)$ && $cached_debian != "$(debian_wanted)" ]]; then

@@ -63,6 +63,8 @@ pub struct Access {
     pub status_group: String,
     /// Its members may also change.
     pub change_group: String,
+    /// Its members may look, and speak for plugins.
+    pub plugins_group: String,
 }
 
 /// How the host is reached.
@@ -141,6 +143,8 @@ pub enum Probe {
     Tcp(Address),
     /// Exit code 0 is a success. Program and arguments, no shell.
     Command(Vec<String>),
+    /// Not by the agent: coms-plugins hands on what the plugin of this name measures.
+    Plugin(String),
 }
 
 /// A URL, taken apart.

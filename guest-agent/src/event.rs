@@ -148,15 +148,24 @@ pub enum Command {
     Simulate(Simulate),
     /// Moves at random times.
     Random(Random),
+    /// What a plugin measured or wishes, as coms-plugins hands it on.
+    Report(Report),
 }
 
 impl Command {
+    /// Whether it speaks for plugins, and may make the VM ask.
+    pub fn reports(&self) -> bool {
+        matches!(self, Command::Report(_))
+    }
+
     /// Whether it needs more than looking. A ping does: it takes the link's and the host's time.
     pub fn changes(&self) -> bool {
         match self {
             Command::Status | Command::History | Command::Watch | Command::Window(Window::Show) => false,
             // Who may look may be asked, too: what an application can hold up, its limits and the operator bound.
             Command::Register(_) | Command::Ready(_) | Command::Hold(_) => false,
+            // Its own right; see [`Command::reports`].
+            Command::Report(_) => false,
             Command::Random(Random::Status { .. }) => false,
             Command::Random(Random::Start(_) | Random::Stop) => true,
             Command::Migrate(_)
@@ -169,6 +178,27 @@ impl Command {
             | Command::Simulate(_) => true,
         }
     }
+}
+
+/// Of one measurement by a plugin at most one of `took_us` and `failed`; a report without either is only a wish, or clients.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Report {
+    /// The plugin's name: that of `probe = { plugin = "NAME" }`.
+    pub plugin: String,
+    /// It measured this, in microseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub took_us: Option<u64>,
+    /// It could not measure; why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
+    /// It wishes the VM elsewhere; why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wish: Option<String>,
+    /// Whom it serves, in place of what it said before: each an address (or a network's first), a blank, and its weight
+    /// beside the others'. Texts, because a list of them is read already, and the static agent is small.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clients: Option<Vec<String>>,
 }
 
 /// Moves at random times.

@@ -63,20 +63,25 @@ pub struct Text<const N: usize>(String);
 impl<const N: usize> Text<N> {
     /// `s` as far as it fits; each control character becomes U+FFFD.
     pub fn clipped(s: &str) -> Self {
-        let mut out = String::new();
-        for c in s.chars().map(|c| if forbidden(c) { char::REPLACEMENT_CHARACTER } else { c }) {
-            if out.len() + c.len_utf8() > N {
-                break;
-            }
-            out.push(c);
-        }
-        Self(out)
+        Self(clip(s, N))
     }
 
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+// Once for all lengths: the agent is small.
+fn clip(s: &str, most: usize) -> String {
+    let mut out = String::new();
+    for c in s.chars().map(|c| if forbidden(c) { char::REPLACEMENT_CHARACTER } else { c }) {
+        if out.len() + c.len_utf8() > most {
+            break;
+        }
+        out.push(c);
+    }
+    out
 }
 
 /// Controls (C0, C1, DEL), line separators and characters that change the writing direction.
@@ -286,6 +291,8 @@ open_enum! {
         Manual = 2 "manual",
         /// A time that the customer chose before has come.
         Schedule = 3 "schedule",
+        /// A plugin of the customer's wishes it, for what only it can see.
+        Plugin = 4 "plugin",
     }
 }
 

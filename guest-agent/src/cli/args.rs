@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 pub(crate) use coms_agent::config::seconds;
 use coms_agent::config::{between, gap_law};
 use coms_protocol::types::{GapLaw, MigrationId};
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// See and steer the live migration of this virtual machine.
@@ -88,6 +89,13 @@ coms simulate --expedited"
         after_help = "Examples:\n  coms random start --between 5m..10m\n  coms random status --stay 2m\n  coms random stop"
     )]
     Random(Random),
+    /// Your own measurements: see them, try them, write one (coms-plugins)
+    #[command(
+        disable_help_flag = true,
+        after_help = "Examples:\n  coms plugin list\n  coms plugin test NAME\n  coms plugin new --lang python NAME\n\n\
+`coms plugin --help` shows all of it."
+    )]
+    Plugin(Plugin),
     /// Find what is wrong with the set-up, and how to mend it; works without the daemon, sees most as root
     #[command(
         after_help = "Examples:\n  sudo coms doctor\n  coms doctor --json | jq '.[] | select(.status == \"fail\")'\n\n\
@@ -101,6 +109,13 @@ pub(crate) struct Watch {
     /// A line for each event, on a terminal too
     #[arg(long)]
     pub lines: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Plugin {
+    /// What coms-plugins is to do: list, test NAME, new --lang LANGUAGE NAME, check
+    #[arg(value_name = "WORDS", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub words: Vec<OsString>,
 }
 
 #[derive(Debug, clap::Args)]

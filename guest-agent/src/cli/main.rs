@@ -14,6 +14,7 @@ use client::{Client, Trouble};
 use coms_agent::event::{Cancel, Command, Migrate, Ping, Postpone, Veto};
 use serde_json::Value;
 use std::io::{IsTerminal, Write};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -45,6 +46,9 @@ fn complain(args: &Args, why: &str) {
 
 /// Does what is wanted. False: it was done, and the answer is no.
 fn run(args: &Args) -> Result<bool, Trouble> {
+    if let Wanted::Plugin(wanted) = &args.wanted {
+        return Err(plugin(args, wanted));
+    }
     // It works without the daemon.
     if let Wanted::Doctor(wanted) = &args.wanted {
         return Ok(doctor::run(args, wanted));
@@ -58,6 +62,7 @@ fn run(args: &Args) -> Result<bool, Trouble> {
     };
     match &args.wanted {
         Wanted::Doctor(wanted) => Ok(doctor::run(args, wanted)),
+        Wanted::Plugin(wanted) => Err(plugin(args, wanted)),
         Wanted::Status => {
             out(&client.ask(&Command::Status)?, show::status);
             Ok(true)
@@ -156,6 +161,20 @@ fn run(args: &Args) -> Result<bool, Trouble> {
             }
         }
     }
+}
+
+/// coms-plugins takes over: what it knows of Prometheus and Nagios is none of this program's business. Returns only
+/// why that did not work.
+fn plugin(args: &Args, wanted: &args::Plugin) -> Trouble {
+    let beside = std::env::current_exe().ok().map(|coms| coms.with_file_name("coms-plugins"));
+    let program = beside.filter(|p| p.exists()).unwrap_or_else(|| "coms-plugins".into());
+    let mut command = std::process::Command::new(&program);
+    command.args(&wanted.words);
+    if args.json {
+        command.arg("--json");
+    }
+    let why = command.exec();
+    Trouble::Refused(format!("{}: cannot be run: {why}; is coms-plugins installed?", program.display()))
 }
 
 /// Waits for the request's last word, and tells what it was. Progress goes to stderr, so that stdout has the

@@ -81,6 +81,7 @@ fn access(raw: &raw::Socket) -> Checked<Access> {
     Ok(Access {
         status_group: group("socket.status_group", &raw.status_group)?,
         change_group: group("socket.change_group", &raw.change_group)?,
+        plugins_group: group("socket.plugins_group", &raw.plugins_group)?,
     })
 }
 
@@ -180,6 +181,12 @@ fn workload(raw: raw::Workload) -> Checked<Workload> {
                 }
             }
             Probe::Command(argv)
+        }
+        raw::Probe::Plugin(plugin) => {
+            if plugin.is_empty() || Text::<64>::clipped(&plugin).as_str() != plugin {
+                return bad(&key("probe.plugin"), "must be the name of a plugin in /etc/coms/plugins.toml");
+            }
+            Probe::Plugin(plugin)
         }
     };
     if let Some(ms) = raw.slower_than_ms

@@ -33,6 +33,7 @@ pub const EVENTS: &[&str] = &[
     "incompatible",
     "moved_unannounced",
     "notice",
+    "plugin_wish",
     "postpone",
     "preparing",
     "random",

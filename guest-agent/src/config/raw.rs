@@ -44,6 +44,7 @@ pub(super) struct Socket {
     pub path: PathBuf,
     pub status_group: String,
     pub change_group: String,
+    pub plugins_group: String,
 }
 
 impl Default for Socket {
@@ -52,6 +53,7 @@ impl Default for Socket {
             path: "/run/coms/agent.sock".into(),
             status_group: "coms".into(),
             change_group: "coms-admin".into(),
+            plugins_group: "coms-plugins".into(),
         }
     }
 }
@@ -155,6 +157,7 @@ pub(super) enum Probe {
     Http(String),
     Tcp(String),
     Command(Vec<String>),
+    Plugin(String),
 }
 
 #[derive(Debug, Deserialize, Default, Clone, Copy)]

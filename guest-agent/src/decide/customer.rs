@@ -41,6 +41,7 @@ impl Agent {
             Command::Hosts => return self.on_hosts_wanted(now, client),
             Command::Simulate(wanted) => return self.on_simulate(now, client, &wanted),
             Command::Random(wanted) => return self.on_random(now, client, wanted),
+            Command::Report(report) => return self.on_report(now, client, report),
             Command::Ping(wanted) => match self.on_ping(now, client, wanted) {
                 Ok(()) => return,
                 Err(error) => json!({ "ok": false, "error": error }),
@@ -180,6 +181,7 @@ impl Agent {
             "announced": self.announced_json(now.mono),
             "apps": self.apps_json(),
             "random": self.random_json(),
+            "clients": self.clients_json(),
             "scheduled": self.schedules_json(),
             "windows": self.has_windows().then(|| self.windows_json(now.unix_us / 1000)),
             "measuring_effect": self.measuring.is_some(),

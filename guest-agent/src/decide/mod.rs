@@ -15,6 +15,7 @@ mod host;
 mod inside;
 mod own_load;
 pub mod ping;
+mod plugins;
 pub mod random;
 mod reload;
 pub mod request;
@@ -46,6 +47,7 @@ use coms_protocol::types::{List, MigrationId, Place, RequestId, Text};
 use effect::{Before, During, Measuring};
 use inside::Unexplained;
 use own_load::Episode;
+use plugins::Plugins;
 use rule::Watch;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
@@ -144,6 +146,7 @@ pub struct Agent {
     told: Vec<u64>,
     ignored: Ignored,
     random: random::Standing,
+    plugins: Plugins,
     /// When the configuration was read (ms since 1970).
     loaded_unix_ms: u64,
 }
@@ -195,6 +198,7 @@ impl Agent {
             told: Vec::new(),
             ignored: Ignored::default(),
             random: random::Standing::new(random),
+            plugins: Plugins::default(),
             loaded_unix_ms: wall_ms,
         };
         agent.take_up(in_log, now);

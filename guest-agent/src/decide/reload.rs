@@ -44,6 +44,7 @@ impl Agent {
         let told = json!({ "workloads": config.workloads.len(), "kept": kept, "hooks": config.hooks.len(),
             "needs_restart": (!needs_restart.is_empty()).then_some(needs_restart) });
         self.config = config;
+        self.forget_plugins();
         self.configure_random();
         self.loaded_unix_ms = now.unix_us / 1000;
         self.tell("reloaded", fields(told), Audience::Everybody);

@@ -85,14 +85,17 @@ impl Agent {
             && now.mono >= self.backoff_until;
         self.settle_episode();
         let wanted = self.watches.iter().find_map(|w| w.wants(now.mono)).filter(|_| free);
-        if wanted.is_some()
+        if (wanted.is_some() || self.plugins.wishes())
             && !self.calendar().text.ask_outside
             && self.closed_until(now.unix_us / 1000).is_some()
         {
             // Not now, by the customer's own windows.
             return;
         }
-        let Some(reason) = wanted.filter(|_| self.may_ask(now)) else { return };
+        let by_rule = wanted.filter(|_| self.may_ask(now));
+        // What a plugin wishes has its own reason: not for this machine's figures to refute.
+        let wish = self.plugins.take_wish(now.mono, free && by_rule.is_none());
+        let Some(reason) = by_rule.or(wish.is_some().then_some(RequestReason::Plugin)) else { return };
         let w = &self.config.wishes;
         let wishes = Wishes {
             region: w.region.clone(),
@@ -101,7 +104,10 @@ impl Agent {
             max_downtime_ms: w.max_downtime_ms,
             never: List::clipped(w.never.iter().copied()),
         };
-        let evidence = self.evidence(now.mono, true);
+        if let Some(wish) = wish {
+            self.tell("plugin_wish", fields(wish), Audience::Everybody);
+        }
+        let evidence = self.evidence(now.mono, reason != RequestReason::Plugin);
         self.ask(now, reason, evidence, wishes);
     }
 
@@ -256,7 +262,10 @@ impl Agent {
 fn is_automatic(asking: &Asking) -> bool {
     match asking.request.reason {
         RequestReason::Manual | RequestReason::Schedule => false,
-        RequestReason::WorkloadSlow | RequestReason::WorkloadFailing | RequestReason::Unknown(_) => true,
+        RequestReason::WorkloadSlow
+        | RequestReason::WorkloadFailing
+        | RequestReason::Plugin
+        | RequestReason::Unknown(_) => true,
     }
 }
 

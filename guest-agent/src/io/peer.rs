@@ -25,6 +25,8 @@ pub enum Right {
     Nothing,
     /// Look.
     Status,
+    /// Look, and speak for plugins.
+    Report,
     /// Look, and ask for moves.
     Change,
 }
@@ -47,12 +49,13 @@ impl Peer {
     }
 }
 
-/// The two groups as they stand on this machine.
+/// The groups as they stand on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Doors {
     access: Access,
     status: Option<u32>,
     change: Option<u32>,
+    plugins: Option<u32>,
     own_uid: u32,
 }
 
@@ -63,6 +66,7 @@ impl Doors {
         Self {
             status: group_id(&table, &access.status_group),
             change: group_id(&table, &access.change_group),
+            plugins: group_id(&table, &access.plugins_group),
             access: access.clone(),
             own_uid: geteuid().as_raw(),
         }
@@ -73,6 +77,8 @@ impl Doors {
         let is_in = |group: Option<u32>| group.is_some_and(|g| peer.groups.contains(&g));
         if peer.uid == 0 || peer.uid == self.own_uid || is_in(self.change) {
             Right::Change
+        } else if is_in(self.plugins) {
+            Right::Report
         } else if is_in(self.status) {
             Right::Status
         } else {
@@ -84,6 +90,7 @@ impl Doors {
     pub fn refusal(&self, wanted: Right) -> String {
         let (what, group, exists) = match wanted {
             Right::Nothing | Right::Status => ("to look", &self.access.status_group, self.status.is_some()),
+            Right::Report => ("to speak for plugins", &self.access.plugins_group, self.plugins.is_some()),
             Right::Change => ("to change anything", &self.access.change_group, self.change.is_some()),
         };
         if exists {
@@ -113,7 +120,11 @@ mod tests {
     fn doors(table: &str) -> Doors {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), table).unwrap();
-        let access = Access { status_group: "coms".into(), change_group: "coms-admin".into() };
+        let access = Access {
+            status_group: "coms".into(),
+            change_group: "coms-admin".into(),
+            plugins_group: "coms-plugins".into(),
+        };
         Doors { own_uid: 700, ..Doors::new(&access, file.path()) }
     }
 
@@ -123,11 +134,14 @@ mod tests {
 
     #[test]
     fn members_look_admins_change_and_strangers_do_neither() {
-        let doors = doors("root:x:0:\ncomsx:x:1:\ncoms:x:990:ann\ncoms-admin:x:991:\n");
+        let doors = doors("root:x:0:\ncomsx:x:1:\ncoms:x:990:ann\ncoms-admin:x:991:\ncoms-plugins:x:992:\n");
         assert_eq!(right(&doors, 1000, &[1000, 990]), Right::Status);
         assert_eq!(right(&doors, 1000, &[990]), Right::Status, "as the primary group too");
         assert_eq!(right(&doors, 1000, &[1000, 27, 991]), Right::Change);
         assert_eq!(right(&doors, 1000, &[1000, 0, 1]), Right::Nothing, "root's group is not root");
+        assert_eq!(right(&doors, 998, &[992]), Right::Report);
+        assert!(right(&doors, 998, &[992]) < Right::Change, "who speaks for plugins moves nothing by itself");
+        assert!(right(&doors, 1000, &[990]) < Right::Report, "who may look speaks for no plugin");
         assert_eq!(right(&doors, 0, &[0]), Right::Change);
         assert_eq!(right(&doors, 700, &[700]), Right::Change, "whoever it runs as");
         assert!(doors.refusal(Right::Change).contains("sudo usermod -aG coms-admin"));

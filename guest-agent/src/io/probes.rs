@@ -1,7 +1,7 @@
 //! Measures workloads: one task each, one probe at a time. A probe that takes longer than its interval makes
 //! the next ones fall out; they do not pile up.
 //!
-//! The place for plugins of other kinds: one more [`Probe`], one more arm in [`measure`].
+//! Plugins are not measured here: coms-plugins runs them outside the agent's sandbox, and reports on the socket.
 
 use super::http;
 use super::program::{self, Given, Trouble};
@@ -31,6 +31,9 @@ pub(super) fn start(workloads: &[Workload]) -> Probes {
     let (to, samples) = mpsc::channel(64);
     let mut tasks = JoinSet::new();
     for (index, workload) in workloads.iter().cloned().enumerate() {
+        if let Probe::Plugin(_) = workload.probe {
+            continue;
+        }
         let to = to.clone();
         tasks.spawn(async move {
             let mut tick = interval(workload.interval);
@@ -60,6 +63,7 @@ pub async fn measure(probe: &Probe, limit: Duration) -> Sample {
         }
         Probe::Tcp(address) => within(limit, async { connect(address).await.map(drop) }).await,
         Probe::Command(argv) => run(argv, limit).await,
+        Probe::Plugin(name) => Err(format!("plugin {name} is measured by coms-plugins, not from here")),
     };
     match result {
         Ok(()) => Sample::Took(begun.elapsed()),

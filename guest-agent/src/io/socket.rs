@@ -102,7 +102,13 @@ struct Door {
 
 impl Door {
     fn refuses(&self, command: &Command) -> Option<String> {
-        let wanted = if command.changes() { Right::Change } else { Right::Status };
+        let wanted = if command.changes() {
+            Right::Change
+        } else if command.reports() {
+            Right::Report
+        } else {
+            Right::Status
+        };
         let doors = self.doors.borrow();
         (doors.right(&self.peer) < wanted).then(|| doors.refusal(wanted))
     }

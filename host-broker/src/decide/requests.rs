@@ -65,6 +65,8 @@ impl Broker {
         let (reason, suffers) = match request.reason {
             RequestReason::WorkloadSlow | RequestReason::WorkloadFailing => (NoticeReason::Workload, true),
             RequestReason::Manual => (NoticeReason::Manual, false),
+            // What a plugin saw may be the network or a disk: waiting vCPUs are no test of it.
+            RequestReason::Plugin => (NoticeReason::Workload, false),
             RequestReason::Schedule => (NoticeReason::Schedule, false),
             RequestReason::Unknown(_) => (NoticeReason::Unstated, false),
         };

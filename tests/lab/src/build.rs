@@ -32,6 +32,12 @@ pub fn build_agent() -> Result<AgentBinaries> {
     Ok(AgentBinaries { agent: binary("coms-agent"), cli: binary("coms") })
 }
 
+/// Builds `coms-plugins` for the guests.
+pub fn build_plugins() -> Result<PathBuf> {
+    build("coms-plugins", &["--bin", "coms-plugins"])?;
+    Ok(binary("coms-plugins"))
+}
+
 /// The same with the agent's feature `faults`, kept in `to`: what is built next must not take its place.
 pub fn build_agent_with_faults(to: &Path) -> Result<AgentBinaries> {
     build("coms-agent", &["--bins", "--features", "faults"])?;

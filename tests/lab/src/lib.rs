@@ -42,7 +42,9 @@ mod requirements;
 mod tls;
 mod udp_echo;
 
-pub use build::{AgentBinaries, build_agent, build_agent_with_faults, build_lab_guest, workspace_root};
+pub use build::{
+    AgentBinaries, build_agent, build_agent_with_faults, build_lab_guest, build_plugins, workspace_root,
+};
 pub use client::Client;
 pub use error::{Error, Result};
 pub use guest::{AgentConfig, ExecOutput, Guest, GuestConfig, GuestFile, Line, System};

@@ -12,7 +12,7 @@ pub(super) fn check(root: &Path, eyes: &Path, config: &Config) -> Vec<Finding> {
     let hooks = config.hooks.iter().filter_map(|h| Some(("hook".to_owned(), h.command.first()?)));
     let probes = config.workloads.iter().filter_map(|w| match &w.probe {
         Probe::Command(argv) => Some((format!("probe {}", w.name), argv.first()?)),
-        Probe::Http(_) | Probe::Tcp(_) => None,
+        Probe::Http(_) | Probe::Tcp(_) | Probe::Plugin(_) => None,
     });
     hooks.chain(probes).map(|(check, program)| one(check, root, eyes, Path::new(program))).collect()
 }

@@ -80,6 +80,6 @@ fn rule(w: &Workload, status: Option<&Value>) -> Option<Finding> {
             format!("its limit of {limit_ms} ms is less than it takes to start a program"),
             "make the limit larger, or use an http or tcp probe",
         )),
-        Probe::Command(_) | Probe::Http(_) | Probe::Tcp(_) => None,
+        Probe::Command(_) | Probe::Http(_) | Probe::Tcp(_) | Probe::Plugin(_) => None,
     }
 }

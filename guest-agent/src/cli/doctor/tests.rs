@@ -230,7 +230,11 @@ fn what_is_wrong_with_the_daemon_and_its_socket() {
     use crate::client::Trouble;
     let root = Root::new(&[("/run/coms/agent.sock", ""), ("/etc/group", "coms:x:5:\ncoms-admin:x:6:\n")]);
     root.mode("/run/coms/agent.sock", 0o666);
-    let access = Access { status_group: "coms".into(), change_group: "coms-admin".into() };
+    let access = Access {
+        status_group: "coms".into(),
+        change_group: "coms-admin".into(),
+        plugins_group: "coms-plugins".into(),
+    };
     let check = |status: Result<Value, Trouble>| {
         let daemon = daemon::Daemon { status, pid: None, uid: None };
         let me = daemon::Me { uid: 0, groups: vec![0] };
@@ -267,7 +271,11 @@ fn what_is_wrong_with_the_daemon_and_its_socket() {
 fn what_is_wrong_with_groups() {
     let groups = |table: &str, uid: u32, mine: &[u32]| {
         let root = Root::new(&[("/etc/group", table), ("/etc/passwd", "ann:x:1000:1000::/:/bin/sh\n")]);
-        let access = Access { status_group: "coms".into(), change_group: "coms-admin".into() };
+        let access = Access {
+            status_group: "coms".into(),
+            change_group: "coms-admin".into(),
+            plugins_group: "coms-plugins".into(),
+        };
         let daemon = daemon::Daemon { status: Ok(json!({})), pid: None, uid: None };
         let me = daemon::Me { uid, groups: mine.to_vec() };
         daemon::check(root.path(), Path::new("/none"), &access, &daemon, &me).pop().unwrap()

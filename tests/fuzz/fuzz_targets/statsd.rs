@@ -1,0 +1,5 @@
+#![no_main]
+
+mod plugins;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| plugins::statsd(data));
