@@ -97,7 +97,7 @@ impl Calendar {
     /// When moves are welcome next, from this moment on.
     pub fn next_open(&self, unix_ms: u64) -> Option<u64> {
         let seen = self.look(unix_ms);
-        seen.edges(unix_ms).find(|at| seen.is_open(*at))
+        std::iter::once(unix_ms).chain(seen.edges(unix_ms)).find(|at| seen.is_open(*at))
     }
 
     /// When that changes next.

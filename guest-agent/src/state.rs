@@ -11,7 +11,8 @@ use crate::decide::request::Life;
 use crate::decide::schedule::Scheduled;
 use crate::decide::windows::Override;
 use coms_protocol::types::{
-    Encryption, Figures, Initiator, Metric, MigrationId, Place, RequestId, RequestReason, Technique,
+    Encryption, Figures, Initiator, Metric, MigrationId, NoticeReason, Place, RequestId, RequestReason,
+    Technique,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -168,6 +169,12 @@ pub struct Record {
     /// The id under which the host that the guest left told of it: hosts cannot agree on one for a foreign move.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub begun_as: Option<MigrationId>,
+    /// What the host said of why it comes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notice_reason: Option<NoticeReason>,
+    /// The operator overrode what the guest may want.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub expedited: bool,
     /// What the guest measured.
     #[serde(flatten)]
     pub gap: Gap,
@@ -254,6 +261,12 @@ impl State {
 
     /// Adds a line to the history.
     pub fn remember(&mut self, record: Record) {
+        // A scheduled move is asked for again and again: of the same no, one line, or nothing else would be kept.
+        let refused = |r: &Record| r.outcome == Outcome::Denied && r.reason == Some(RequestReason::Schedule);
+        if refused(&record) && self.history.back().is_some_and(|last| refused(last) && last.why == record.why)
+        {
+            self.history.pop_back();
+        }
         if self.history.len() >= HISTORY {
             self.history.pop_front();
         }
@@ -263,5 +276,25 @@ impl State {
     /// The history's line of a migration.
     pub fn record_of(&mut self, migration: MigrationId) -> Option<&mut Record> {
         self.history.iter_mut().rev().find(|r| r.migration == Some(migration))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_scheduled_move_that_is_refused_again_and_again_leaves_the_rest_of_the_history() {
+        let record = |value: serde_json::Value| serde_json::from_value::<Record>(value).unwrap();
+        let mut state = State::new(7);
+        state.remember(record(json!({ "ended_unix_ms": 1, "outcome": "completed" })));
+        for (n, why) in [(2, "cooldown"), (3, "cooldown"), (4, "no-destination"), (5, "no-destination")] {
+            let refused =
+                json!({ "ended_unix_ms": n, "outcome": "denied", "reason": "schedule", "why": why });
+            state.remember(record(refused));
+        }
+        let kept: Vec<_> = state.history.iter().map(|r| r.ended_unix_ms).collect();
+        assert_eq!(kept, [1, 3, 5]);
     }
 }

@@ -35,6 +35,13 @@ fn nights_run_over_midnight_and_only_on_their_days() {
 }
 
 #[test]
+fn a_moment_inside_a_window_is_the_next_at_which_it_is_open() {
+    let c = calendar(&["daily 22:00-06:00"], &[]).unwrap();
+    let inside = at("2026-11-20T22:30:00Z");
+    assert_eq!(c.next_open(inside), Some(inside));
+}
+
+#[test]
 fn unwelcome_outranks_welcome() {
     let c = calendar(&["daily 00:00-24:00"], &["mon 08:00-12:00", "tue-mon 09:00-10:00"]).unwrap();
     assert!(!c.is_open(at("2026-11-23T10:30:00Z")));

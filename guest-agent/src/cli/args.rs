@@ -54,8 +54,8 @@ Exit code with --wait: 0 the VM stays where it is, 1 it was too late and the VM 
     /// Be asked about moves for as long as this runs: events on standard output, "ready" or "hold 30s" on standard input
     #[command(after_help = "Examples:\n  coms register --name shop --notice 10s --hold 60s\n  \
 coms register --name shop --notice 5s | while read -r line; do ...; done\n\n\
-Each line on standard output is one JSON object; its \"event\" is notice, started, verdict, completed, failed or \
-cancelled. Not answering a notice is the same as ready once the notice time is over.")]
+Each line on standard output is one JSON object; its \"event\" is notice, started, verdict, completed, failed, \
+cancelled or moved_unannounced. Not answering a notice is the same as ready once the notice time is over.")]
     Register(Register),
     /// Let the announced move begin later, as far as the operator allows
     #[command(after_help = "Examples:\n  coms postpone m00000000000000a7 2h")]

@@ -13,6 +13,7 @@ const EACH: Duration = Duration::from_secs(1);
 /// Samples of a workload that are drawn: two minutes.
 const TRAIL: usize = 120;
 const EVENTS: usize = 200;
+const LEAST_EVENTS: usize = 5;
 const LEVELS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -69,7 +70,8 @@ impl Live {
             self.events.pop_back();
         }
         self.progressing = progress;
-        if text(event, "/event") == "completed" && event.pointer("/simulated").is_none() {
+        let arrived = matches!(text(event, "/event").as_str(), "completed" | "moved_unannounced");
+        if arrived && event.pointer("/simulated").is_none() {
             self.trails.values_mut().for_each(|trail| push(trail, Sample::Moved));
         }
         self.events.push_back(show::event(event));
@@ -79,6 +81,8 @@ impl Live {
     }
 
     fn sampled(&mut self, status: &Value) {
+        // Those that a reload has ended are not drawn on.
+        self.trails.retain(|name, _| items(status, "/workloads").any(|w| text(w, "/workload") == *name));
         for workload in items(status, "/workloads") {
             let now = workload.pointer("/now_ms").and_then(Value::as_f64);
             let trail = self.trails.entry(text(workload, "/workload")).or_default();
@@ -96,8 +100,9 @@ impl Live {
         for (name, trail) in &self.trails {
             lines.push(format!("{name:<names$}  {}", drawn(trail, width.saturating_sub(names + 16))));
         }
+        // The newest events have what room is left, at the bottom, and a few lines in any case.
+        lines.truncate(height.saturating_sub(2 + LEAST_EVENTS.min(self.events.len())));
         lines.push(String::new());
-        // The newest events have what room is left, at the bottom.
         let room = height.saturating_sub(lines.len() + 1).min(self.events.len());
         lines.extend(self.events.iter().skip(self.events.len() - room).cloned());
         lines.truncate(height.saturating_sub(1).max(1));
@@ -106,7 +111,7 @@ impl Live {
             .map(|line| {
                 let line: String =
                     line.chars().take(width).map(|c| if c.is_control() { ' ' } else { c }).collect();
-                format!("{line}\x1b[K")
+                format!("\x1b[K{line}")
             })
             .collect();
         shown.join("\n")
@@ -152,7 +157,7 @@ mod tests {
     }
 
     fn plain(frame: &str) -> Vec<String> {
-        frame.split('\n').map(|l| l.trim_end_matches("\x1b[K").to_owned()).collect()
+        frame.split('\n').map(|l| l.trim_start_matches("\x1b[K").to_owned()).collect()
     }
 
     #[test]

@@ -209,6 +209,12 @@ fn record(r: &Value) -> String {
     if_known(&mut out, ", request ", r, "/request", "");
     if_known(&mut out, " (", r, "/reason", ")");
     if_known(&mut out, ", wanted by ", r, "/initiator", "");
+    if text(r, "/reason").is_empty() {
+        if_known(&mut out, " (", r, "/notice_reason", ")");
+    }
+    if flag(r, "/expedited") {
+        out.push_str(", expedited");
+    }
     if_known(&mut out, ", from ", r, "/from/region", "");
     if_known(&mut out, " to ", r, "/to/region", "");
     figures(&mut out, r);

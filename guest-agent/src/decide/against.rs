@@ -125,7 +125,8 @@ impl Agent {
         match m.asked {
             Asked::Hold => self.hold_answered(now, m.migration, m.granted, m.starts_in_ms),
             Asked::Postpone | Asked::Veto if !m.granted => self.put_off_refused(now),
-            Asked::Postpone | Asked::Veto | Asked::Unknown(_) => {}
+            Asked::Postpone => self.put_off_granted(now, m.migration, m.starts_in_ms),
+            Asked::Veto | Asked::Unknown(_) => {}
         }
         self.answer(What::Verdict(m.migration, m.asked), || {
             if m.granted {

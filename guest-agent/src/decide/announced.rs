@@ -137,7 +137,9 @@ impl Agent {
     ) {
         let starts_at = now.mono + Duration::from_millis(notice.starts_in_ms.into());
         let waits = notice.starts_in_ms > 0;
-        let former = self.announced.take().filter(|a| a.migration() == notice.migration);
+        let mut former = self.announced.take().filter(|a| a.migration() == notice.migration);
+        // Commands that still run answer for the new round.
+        let runs = former.as_mut().map(|f| std::mem::take(&mut f.runs)).unwrap_or_default();
         let put_off = former.as_ref().is_some_and(|a| a.put_off);
         let own = matches!(notice.initiator, Initiator::Customer | Initiator::Schedule);
         let least = self.config.least_notice;
@@ -147,7 +149,10 @@ impl Agent {
             Some(starts_at)
         } else {
             let before = former.as_ref().and_then(|a| a.not_before).filter(|t| *t > now.mono);
-            before.or((least > Duration::ZERO && !own).then_some(now.mono + least))
+            // The operator gave time that nothing here asked for: a person may make use of it.
+            let given = waits && notice.initiator == Initiator::Operator && self.nobody_to_ask();
+            let least = if given { starts_at } else { now.mono + least };
+            before.or((least > now.mono && !own).then_some(least))
         };
         let terms = terms.or(former.and_then(|a| a.terms));
         let expedited = terms.is_some_and(|t| t.expedited);
@@ -163,7 +168,7 @@ impl Agent {
             stage: Stage::Later { ask_at: now.mono },
             hold_said: None,
             retries: BTreeMap::new(),
-            runs: BTreeMap::new(),
+            runs,
         };
         let told = notice_json(&announced, now.mono);
         self.tell("notice", told, Audience::Everybody);
@@ -174,6 +179,10 @@ impl Agent {
             return;
         }
         self.settle_announced(now);
+    }
+
+    fn nobody_to_ask(&self) -> bool {
+        self.apps.is_empty() && self.config.asked.iter().all(|a| a.before.is_none())
     }
 
     /// When to ask: at once, but of a move that begins when its notice is over, and not sooner, in time.
@@ -216,6 +225,14 @@ impl Agent {
         if let Stage::PuttingOff { until } = &mut announced.stage {
             *until = now.mono;
         }
+    }
+
+    /// The verdict was yes. A later beginning comes as another notice; where there is none, it was late enough
+    /// already, and ready before that would undo what was asked for.
+    pub(super) fn put_off_granted(&mut self, now: Now, migration: MigrationId, starts_in_ms: u64) {
+        let Some(announced) = self.announced.as_mut().filter(|a| a.migration() == migration) else { return };
+        let starts_at = now.mono + Duration::from_millis(starts_in_ms);
+        announced.not_before = Some(announced.not_before.map_or(starts_at, |t| t.max(starts_at)));
     }
 
     /// The host's answer to a hold.
@@ -272,6 +289,9 @@ impl Agent {
     fn run_before(&mut self, now: Duration, name: &str) {
         let Some(asked) = self.config.asked.iter().find(|a| a.name == name).cloned() else { return };
         let Some((announced, argv)) = self.announced.as_mut().zip(asked.before) else { return };
+        if announced.runs.values().any(|running| running == name) {
+            return;
+        }
         self.next_run += 1;
         announced.runs.insert(self.next_run, asked.name.clone());
         let mut line = notice_json(announced, now);

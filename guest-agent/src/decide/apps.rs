@@ -141,8 +141,9 @@ impl Agent {
         let Limits { notice, hold } = self.attend();
         let ms = |d: Duration| u32::try_from(d.as_millis()).unwrap_or(u32::MAX);
         let attend = Attend { notice_ms: ms(notice), hold_ms: ms(hold) };
-        if self.link.established && attend != self.attend_said {
-            self.attend_said = attend;
+        // Also when that is nothing: who says so hears why a move comes, and each of its stages.
+        if self.link.established && self.attend_said != Some(attend) {
+            self.attend_said = Some(attend);
             self.actions.push(Action::Send(GuestToHost::Attend(attend)));
         }
     }

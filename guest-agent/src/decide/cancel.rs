@@ -13,7 +13,7 @@ use crate::state::Outcome;
 use coms_protocol::GuestToHost;
 use coms_protocol::guest_to_host;
 use coms_protocol::session::Now;
-use coms_protocol::types::RequestId;
+use coms_protocol::types::{Initiator, RequestId};
 use serde_json::json;
 
 impl Agent {
@@ -32,9 +32,24 @@ impl Agent {
     fn cancel(&mut self, now: Now, client: ClientId, watch: bool) -> Result<(RequestId, bool), String> {
         let (request, unheard) = match &self.state.life {
             Life::Idle => {
-                let others = self.moving.as_ref().map_or("", |_| {
-                    "; the move that is under way was not asked for from here, and only the operator can call it off"
-                });
+                let announced = self.announced.as_ref().filter(|a| a.simulated.is_none());
+                let others = match (announced.map(|a| a.notice), &self.moving) {
+                    (Some(notice), _) if notice.initiator == Initiator::Random => {
+                        "; the random move is called off by `coms random stop`".to_owned()
+                    }
+                    (Some(notice), None) => {
+                        let id = notice.migration;
+                        format!(
+                            "; see `coms postpone {id}` and `coms veto {id}` for the move that is announced"
+                        )
+                    }
+                    (_, Some(_)) => {
+                        "; the move that is under way was not asked for from here, and only the operator \
+                                     can call it off"
+                            .to_owned()
+                    }
+                    (None, None) => String::new(),
+                };
                 return Err(format!("no request is outstanding: there is nothing to cancel{others}"));
             }
             Life::Asked(asking) => (asking.request.id, !asking.said),

@@ -5,10 +5,12 @@ use super::request::{Asking, Life, Step, Word};
 use super::{Agent, TELL_WAIT, Untold, fields};
 use crate::action::{Action, Audience};
 use crate::state::{Gap, Outcome, Record};
-use coms_protocol::guest_to_host::{Attend, RandomStart, RandomStop};
+use coms_protocol::guest_to_host::{RandomStart, RandomStop};
 use coms_protocol::host_to_guest::{Completed, HostHello, Progress};
 use coms_protocol::session::{Event as Session, EventOf, Now};
-use coms_protocol::types::{DenyReason, Figures, Initiator, MigrationId, Phase, Place, RequestId};
+use coms_protocol::types::{
+    DenyReason, Figures, Initiator, MigrationId, NoticeReason, Phase, Place, RequestId,
+};
 use coms_protocol::{Guest, GuestToHost, HostToGuest};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -74,7 +76,7 @@ impl Agent {
         self.clocks.met(place.alias.as_str());
         self.see_place(now, &place);
         // Whoever it is, it knows nothing of what is wanted here until it is told.
-        self.attend_said = Attend::default();
+        self.attend_said = None;
         if new_peer {
             self.clocks.burst(now.mono);
             for number in self.pings.as_mut().map(super::ping::Run::new_peer).unwrap_or_default() {
@@ -250,6 +252,8 @@ impl Agent {
                 self.tell("preparing", told, Audience::Everybody);
             }
             Phase::Copying | Phase::SwitchingOver | Phase::PostCopy if !std::mem::replace(started, true) => {
+                // Until then it was only announced: what was slow meanwhile is none of its doing.
+                moving.during.clear();
                 self.tell_all("started", told);
             }
             Phase::Preparing
@@ -386,6 +390,8 @@ impl Agent {
     }
 
     pub(super) fn remember(&mut self, now: Now, asking: Option<&Asking>, end: Ending) -> Record {
+        let announced = self.announced.as_ref().filter(|a| Some(a.migration()) == end.migration);
+        let terms = announced.and_then(|a| a.terms);
         let record = Record {
             ended_unix_ms: now.unix_us / 1000,
             asked_unix_ms: asking.map(|a| a.asked_unix_ms),
@@ -403,6 +409,8 @@ impl Agent {
             told_after_ms: end.told_after_ms,
             told_before: end.told_before,
             begun_as: end.begun_as,
+            notice_reason: terms.map(|t| t.reason).filter(|r| *r != NoticeReason::Unstated),
+            expedited: terms.is_some_and(|t| t.expedited),
             gap: Gap::default(),
             effect: None,
         };

@@ -114,7 +114,7 @@ pub struct Agent {
     /// Registered applications.
     apps: BTreeMap<ClientId, App>,
     /// What the present host was told of them.
-    attend_said: Attend,
+    attend_said: Option<Attend>,
     /// They wait for their notice.
     terms: Option<Terms>,
     announced: Option<Announced>,
@@ -181,7 +181,7 @@ impl Agent {
             untold: None,
             measuring: None,
             apps: BTreeMap::new(),
-            attend_said: Attend::default(),
+            attend_said: None,
             terms: None,
             announced: None,
             awaited: Vec::new(),

@@ -67,10 +67,13 @@ impl Agent {
         let migration = MigrationId(self.state.next_id());
         self.unsaved = true;
         let expedited = wanted.expedited;
+        let (notice_ms, hold_ms) = (ms(wanted.notice_s, wants.notice), ms(wanted.hold_s, wants.hold));
+        // As a host means it: counted from the notice, so what may be held comes on top of that.
+        let hold_up_to_ms = if hold_ms == 0 { 0 } else { notice_ms.saturating_add(hold_ms) };
         let terms = Terms {
             migration,
             reason: NoticeReason::Unstated,
-            hold_up_to_ms: if expedited { 0 } else { ms(wanted.hold_s, wants.notice + wants.hold) },
+            hold_up_to_ms: if expedited { 0 } else { hold_up_to_ms },
             postpone_up_to_s: 0,
             may_veto: false,
             expedited,
@@ -80,7 +83,7 @@ impl Agent {
             request: None,
             initiator: Initiator::Operator,
             technique: Technique::PreCopy,
-            starts_in_ms: if expedited { 0 } else { ms(wanted.notice_s, wants.notice) },
+            starts_in_ms: if expedited { 0 } else { notice_ms },
             predicted_downtime_ms: None,
             predicted_total_ms: None,
         };

@@ -130,9 +130,13 @@ impl Talk {
 #[test]
 fn nobody_to_ask_means_ready_at_once_and_a_notice_without_time_means_no_word() {
     let mut t = Talk::new("");
-    t.announce(terms(1000, 0), notice(5000, Initiator::Operator));
+    t.announce(terms(1000, 0), notice(5000, Initiator::Random));
     assert_eq!(t.ready(), 1);
     assert!(t.agent.moving.is_some(), "it begins");
+    // What the operator gives unasked is a person's time, and runs out.
+    let mut t = Talk::new("");
+    t.announce(terms(1000, 0), notice(5000, Initiator::Operator));
+    assert_eq!((t.ready(), t.agent.moving.is_some()), (0, false));
     let mut t = Talk::new("");
     t.feed(said(notice(0, Initiator::Foreign)));
     assert_eq!((t.ready(), t.told("notice")), (0, 1));
@@ -145,13 +149,14 @@ fn another_broker_is_told_anew_what_is_wanted() {
     t.feed(register(1, 5, 10));
     let attend =
         |m: &GuestToHost| if let GuestToHost::Attend(a) = m { Some((a.notice_ms, a.hold_ms)) } else { None };
-    assert_eq!(t.sent(attend), [(5000, 10_000)]);
+    assert_eq!(t.sent(attend), [(0, 0), (5000, 10_000)]);
     t.feed(met("b"));
-    assert_eq!(t.sent(attend).len(), 2);
+    assert_eq!(t.sent(attend).len(), 3);
     t.feed(Event::ClientGone(ClientId(1)));
     assert_eq!(t.sent(attend).last(), Some(&(0, 0)));
     t.feed(met("c"));
-    assert_eq!(t.sent(attend).len(), 3, "nothing is wanted: nothing is said");
+    assert_eq!(t.sent(attend).len(), 5, "nothing is wanted: that is said too");
+    assert_eq!(t.sent(attend).last(), Some(&(0, 0)));
 }
 
 #[test]
@@ -171,6 +176,20 @@ fn a_move_far_away_is_not_ticked_through_and_asked_about_in_time() {
     assert!(told(&t.done, "notice").iter().any(|n| n.to == Audience::Apps));
     t.pass(6_000);
     assert_eq!((t.ready(), t.agent.moving.is_some()), (0, true), "the notice ended by itself");
+}
+
+#[test]
+fn a_postponement_that_needs_no_later_beginning_is_not_undone_by_ready() {
+    let mut t = Talk::new("");
+    t.feed(register(1, 10, 0));
+    t.announce(terms(60_000, 3600), notice(60_000, Initiator::Operator));
+    t.feed(command(2, Command::Postpone(Postpone { migration: ID, for_s: 30 })));
+    t.feed(said(Verdict { migration: ID, asked: Asked::Postpone, granted: true, starts_in_ms: 60_000 }));
+    t.feed(command(1, Command::Ready(Ready::default())));
+    t.pass(50_000);
+    assert_eq!((t.ready(), t.agent.moving.is_some()), (0, false));
+    t.pass(11_000);
+    assert!(t.agent.moving.is_some(), "then it begins");
 }
 
 #[test]

@@ -73,7 +73,7 @@ pub enum Command {
         #[arg(long, value_parser = ["maintenance", "balance"])]
         reason: Option<String>,
         /// Neither notice nor holds of the guest count
-        #[arg(long)]
+        #[arg(long, conflicts_with = "notice")]
         expedite: bool,
         /// Tell the guest this long before, whatever its applications want; one that is ready moves sooner
         #[arg(long, value_name = "TIME", value_parser = time)]

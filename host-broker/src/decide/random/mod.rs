@@ -7,7 +7,8 @@
 //!                                  ├── it stayed (no host, failed, called off, paused, moved by others) ──┤
 //!                                  └── it arrived: drawn by the destination's broker, written there ──────┘
 //! ```
-//! Each gap and each destination is a fresh draw from the operating system's generator, made when it is needed: the
+//! Each gap and each destination is a fresh draw from a cryptographic generator that the operating
+//! system seeds, made when it is needed: the
 //! next gap after the last move, the destination among the fit once the hosts have answered. What is drawn depends
 //! on nothing that a guest says but its terms, and it learns of a move when that is announced. All is driven by the
 //! clock: what a tick finds to be done, it does, so no event can be missed.
@@ -199,8 +200,12 @@ impl Broker {
             matches!(a.stage, Stage::Here { .. } | Stage::Telling { .. })
                 && (guest.agent.is_some() || a.since + AGENT_MAY_COME > now.mono)
         });
-        let wait = owes
-            || nobody_known
+        if owes {
+            // Or the guest could choose the moment by when it says that it knows of its last move.
+            guest.random.spent = Some(None);
+            return;
+        }
+        let wait = nobody_known
             || !running
             || guest.undecided
             || guest.came.is_some()
