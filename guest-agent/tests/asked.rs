@@ -93,9 +93,10 @@ fn met(more: &str) -> (Machine, Port, Broker) {
 #[test]
 fn an_app_holds_a_move_until_it_is_ready_and_hears_the_outcome() {
     let (vm, _port, mut host) = met("");
-    assert!(attended(&host).is_empty(), "nobody wants anything");
+    let nothing = Attend { notice_ms: 0, hold_ms: 0 };
+    assert_eq!(attended(&host), [nothing], "nobody wants anything");
     let mut app = App::register(&vm, "db", 20, 60);
-    host.until("told", |h| attended(h) == [Attend { notice_ms: 20_000, hold_ms: 60_000 }]);
+    host.until("told", |h| attended(h) == [nothing, Attend { notice_ms: 20_000, hold_ms: 60_000 }]);
     announce(&mut host, 20_000, 60_000);
     let heard = app.hear();
     assert_eq!(

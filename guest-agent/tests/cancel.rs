@@ -18,8 +18,7 @@ fn said(broker: &Broker) -> String {
     let word = |m: &GuestToHost| match m {
         GuestToHost::Request(_) => 'r',
         GuestToHost::Cancel(_) => 'c',
-        GuestToHost::Attend(_)
-        | GuestToHost::Ready(_)
+        GuestToHost::Ready(_)
         | GuestToHost::Hold(_)
         | GuestToHost::Postpone(_)
         | GuestToHost::Veto(_)
@@ -27,7 +26,7 @@ fn said(broker: &Broker) -> String {
         | GuestToHost::RandomStart(_)
         | GuestToHost::RandomStop(_)
         | GuestToHost::RandomQuery(_) => 'o',
-        GuestToHost::Ping(_) | GuestToHost::TimeQuery(_) => ' ',
+        GuestToHost::Attend(_) | GuestToHost::Ping(_) | GuestToHost::TimeQuery(_) => ' ',
     };
     broker.heard.iter().map(word).filter(|c| *c != ' ').collect()
 }
