@@ -14,7 +14,7 @@ B ?=
 
 help:
 	@echo "make demo        a VM saves itself from noisy neighbours (needs root; < 5 min after building)"
-	@echo "make test        every test, on real libvirt hosts and guests (needs root; about 25 min)"
+	@echo "make test        every test, on real libvirt hosts and guests (needs root; about 40 min)"
 	@echo "make bench       measures what is promised, into target/bench (needs root; about 40 min on a quiet machine)"
 	@echo "make test-quick  the tests that need no root and no VM"
 	@echo "make test-faults every row of the fault table, of which make test plays a sample (needs root; about 30 min)"
