@@ -45,12 +45,17 @@ fn unpack(sources: &Path) -> Result<()> {
     fs::create_dir_all(&half)?;
     let archive = half.with_extension("tar");
     let root = coms_lab::workspace_root();
-    let out = Command::new("git")
-        .args(["-c", "safe.directory=*", "archive", "--format=tar", "-o"])
-        .arg(&archive)
-        .arg(FIRST)
-        .current_dir(root)
-        .output()?;
+    let git = |args: &[&str]| {
+        Command::new("git").args(["-c", "safe.directory=*"]).args(args).current_dir(&root).output()
+    };
+    let path = archive.to_string_lossy().into_owned();
+    let take = ["archive", "--format=tar", "-o", &path, FIRST];
+    let mut out = git(&take)?;
+    if !out.status.success() {
+        // A shallow clone can often be completed from where it came.
+        git(&["fetch", "--quiet", "--unshallow"])?;
+        out = git(&take)?;
+    }
     if !out.status.success() {
         let said = String::from_utf8_lossy(&out.stderr);
         return Err(format!(
