@@ -72,7 +72,7 @@ async fn follow(mut running: Running, limit: Duration) -> Ended {
     let mut status: Option<ExitStatus> = None;
     let (mut buffer, mut errors) = ([0u8; 4096], [0u8; 1024]);
     let (cut, timed_out) = loop {
-        if status.is_some() && stdout.is_none() {
+        if status.is_some() && stdout.is_none() && stderr.is_none() {
             break (false, false);
         }
         tokio::select! {

@@ -4,7 +4,7 @@
 //! of its own), becomes a child of the daemon's, and is ended unless it belongs to a plugin that runs.
 
 use super::cgroup::Tree;
-use rustix::process::{Pid, Signal, WaitOptions, getpid, getsid, kill_process, set_child_subreaper, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, waitpid};
 use std::collections::BTreeSet;
 use std::fs;
 use std::sync::{Mutex, PoisonError};
@@ -54,7 +54,7 @@ impl Keeper {
         let mut swept = 0;
         for child in children() {
             let is = |pid: Pid| leaders.contains(&pid.as_raw_nonzero().get());
-            if is(child) || getsid(Some(child)).is_ok_and(is) {
+            if is(child) || session(child).is_some_and(is) {
                 continue;
             }
             // Our child, and not waited for: its number is its own.
@@ -73,6 +73,15 @@ impl Default for Keeper {
     }
 }
 
+/// The session of a process. None where its leader is outside of this process's namespace: the kernel then says 0, which
+/// rustix's getsid takes for impossible.
+fn session(of: Pid) -> Option<Pid> {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", of.as_raw_nonzero())).ok()?;
+    // pid (comm) state ppid pgrp session
+    let (_, after) = stat.rsplit_once(") ")?;
+    Pid::from_raw(after.split(' ').nth(3)?.parse().ok()?)
+}
+
 /// Children of this process, whichever thread had them.
 fn children() -> Vec<Pid> {
     let tasks = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
@@ -81,4 +90,23 @@ fn children() -> Vec<Pid> {
         .flat_map(|l| l.split_whitespace().filter_map(|p| p.parse().ok()).collect::<Vec<i32>>())
         .filter_map(Pid::from_raw)
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_is_that_of_the_plugins_leader() {
+        let mut child = std::process::Command::new("setsid").args(["sleep", "60"]).spawn().unwrap();
+        let pid = Pid::from_child(&child);
+        let begun = Instant::now();
+        while session(pid) != Some(pid) && begun.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(session(pid), Some(pid));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(session(pid), None, "it is gone");
+    }
 }
