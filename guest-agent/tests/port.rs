@@ -59,16 +59,18 @@ async fn bytes(port: &mut Port, wanted: usize) -> Vec<u8> {
     got
 }
 
-/// How often `wait` returns within half a second in which nothing happens.
+/// How often `wait` returns within half a second in which nothing happens. Who waited to write then writes, as the agent
+/// does: only a write that found no room ends the room that a line once told of.
 async fn wakes(port: &mut Port, write: bool) -> u32 {
     let (begun, mut wakes) = (Instant::now(), 0);
     loop {
         let left = Duration::from_millis(500).saturating_sub(begun.elapsed());
-        if tokio::time::timeout(left, port.wait(write)).await.is_err() {
+        if left.is_zero() || tokio::time::timeout(left, port.wait(write)).await.is_err() {
             return wakes;
         }
         wakes += 1;
         port.read(&mut [0; 64]);
+        while write && port.write(&[1; 4096]) > 0 {}
         port.take_state();
     }
 }
