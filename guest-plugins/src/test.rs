@@ -60,7 +60,7 @@ async fn try_it(args: &Args, config: &Config, plugin: &Plugin, wanted: &Test) ->
         keeper: Arc::new(Keeper::new()),
     };
     let runner = tokio::spawn(run_plugin(of));
-    let until = Instant::now() + Duration::from_secs(wanted.for_s);
+    let until = Instant::now() + Duration::from_secs(wanted.for_s.into());
     let (mut shown, mut measured, mut wrong) = (0, 0, 0);
     let mut last = Instant::now();
     while shown < wanted.count {

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 use clap::Command;
-use coms_man::{AGENT_HELP, Page, coms, coms_broker, comsctl, pages};
+use coms_man::{AGENT_HELP, Page, coms, coms_broker, coms_plugins, comsctl, pages};
 use std::path::Path;
 
 fn page<'a>(all: &'a [Page], file: &str) -> &'a str {
@@ -41,7 +41,7 @@ fn check(all: &[Page], command: &Command, name: &str, section: &str) {
     for line in examples.lines().filter(|l| l.starts_with("  ")) {
         assert!(text.contains(line.trim()), "{name}: {line}:\n{text}");
     }
-    for subcommand in command.get_subcommands().filter(|s| s.get_name() != "help") {
+    for subcommand in command.get_subcommands().filter(|s| s.get_name() != "help" && !s.is_hide_set()) {
         let sub = format!("{name}-{}", subcommand.get_name());
         assert!(text.contains(&format!("{sub}({section})")), "{name} does not name {sub}");
         check(all, subcommand, &sub, section);
@@ -51,7 +51,9 @@ fn check(all: &[Page], command: &Command, name: &str, section: &str) {
 #[test]
 fn every_command_and_option_has_its_place() {
     let all = pages();
-    for (mut command, section) in [(coms(), "1"), (comsctl(), "8"), (coms_broker(), "8")] {
+    for (mut command, section) in
+        [(coms(), "1"), (comsctl(), "8"), (coms_broker(), "8"), (coms_plugins(), "8")]
+    {
         let name = command.get_name().to_owned();
         command.build();
         check(&all, &command, &name, section);
@@ -69,7 +71,7 @@ fn every_command_and_option_has_its_place() {
 #[test]
 fn every_shell_completes_every_command() {
     let all = coms_man::completions();
-    for (mut command, name) in [(coms(), "coms"), (comsctl(), "comsctl")] {
+    for (mut command, name) in [(coms(), "coms"), (comsctl(), "comsctl"), (coms_plugins(), "coms-plugins")] {
         command.build();
         for file in [format!("bash/{name}.bash"), format!("zsh/_{name}"), format!("fish/{name}.fish")] {
             let found = all.iter().find(|c| c.file == file);
@@ -96,9 +98,10 @@ fn check_keys(file: &str, lists: &[&str], refused: impl Fn(&str) -> String) {
     for table in tables {
         let head =
             if lists.contains(&table.as_str()) { format!("[[{table}]]") } else { format!("[{table}]") };
-        let (_, section) =
-            text.split_once(&format!(".SH {head}\n")).unwrap_or_else(|| panic!("{head}: {text}"));
-        let section = section.split(".SH ").next().unwrap();
+        // Kinds of one table have a section each.
+        let heading = format!(".SH {head}\n");
+        let section: String = text.split(&heading).skip(1).map(|s| s.split(".SH ").next().unwrap()).collect();
+        assert!(!section.is_empty(), "{head}: {text}");
         let keys = expected(&refused(&format!("{head}\nno_such_key = 1")));
         assert!(!keys.is_empty(), "{table}");
         for key in keys {
@@ -120,4 +123,11 @@ fn every_key_of_the_brokers_configuration_is_described() {
     let refused =
         |text: &str| coms_broker::config::Config::parse(Path::new("x"), text).unwrap_err().to_string();
     check_keys("coms-broker.toml.5", &["hosts"], refused);
+}
+
+#[test]
+fn every_key_of_the_plugins_configuration_is_described() {
+    let refused =
+        |text: &str| coms_plugins::config::Config::parse(text, Path::new("x")).unwrap_err().to_string();
+    check_keys("coms-plugins.toml.5", &["plugin"], refused);
 }
