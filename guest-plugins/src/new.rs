@@ -11,6 +11,7 @@ use std::process::ExitCode;
 const SHELL: &str = include_str!("../../packaging/examples/plugins/good.sh");
 const PYTHON: &str = include_str!("../../packaging/examples/plugins/good.py");
 const RUST: &str = include_str!("../library/examples/good.rs");
+const LIBRARY: &str = include_str!("../library/src/lib.rs");
 /// What the examples are called inside.
 const NAME: &str = "good";
 
@@ -44,24 +45,40 @@ type Written = (Vec<PathBuf>, PathBuf);
 
 fn files(dir: &Path, name: &str, lang: Lang) -> Result<Written, (PathBuf, io::Error)> {
     let named = |text: &str| text.replace(NAME, name);
+    let directory = |path: &Path| fs::create_dir_all(path).map_err(|e| (path.to_owned(), e));
     match lang {
         Lang::Shell | Lang::Python => {
+            directory(dir)?;
             let path = dir.join(name);
             let text = if lang == Lang::Shell { SHELL } else { PYTHON };
             put(&path, &named(text), 0o755)?;
             Ok((vec![path.clone()], path))
         }
         Lang::Rust => {
-            let (top, src) = (dir.join(name), dir.join(name).join("src"));
-            fs::create_dir_all(&src).map_err(|e| (src.clone(), e))?;
-            let manifest = format!(
-                "[package]\nname = \"{name}\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\n[dependencies]\n\
-                 # Of COMS' sources: guest-plugins/library.\ncoms-plugin = {{ path = \"/usr/src/coms/guest-plugins/library\" }}\n\n[workspace]\n"
-            );
-            put(&top.join("Cargo.toml"), &manifest, 0o644)?;
-            put(&src.join("main.rs"), &named(RUST), 0o644)?;
+            let top = dir.join(name);
+            let library = top.join("coms-plugin");
+            directory(&top.join("src"))?;
+            directory(&library.join("src"))?;
+            let manifest = |name: &str, dependency: &str| {
+                format!(
+                    "[package]\nname = \"{name}\"\nversion = \"0.1.0\"\nedition = \"2024\"\nrust-version = \"1.88\"\n\n\
+                     [dependencies]\n{dependency}\n"
+                )
+            };
+            // The library comes along: it is at no registry.
+            let files = [
+                ("Cargo.toml", manifest(name, "coms-plugin = { path = \"coms-plugin\" }\n\n[workspace]")),
+                ("src/main.rs", named(RUST)),
+                ("coms-plugin/Cargo.toml", manifest("coms-plugin", "serde_json = \"1\"")),
+                ("coms-plugin/src/lib.rs", LIBRARY.to_owned()),
+            ];
+            let mut written = Vec::new();
+            for (file, text) in files {
+                put(&top.join(file), &text, 0o644)?;
+                written.push(top.join(file));
+            }
             let program = top.join("target/release").join(name);
-            Ok((vec![top.join("Cargo.toml"), src.join("main.rs")], program))
+            Ok((written, program))
         }
     }
 }
@@ -78,7 +95,7 @@ fn put(path: &Path, text: &str, mode: u32) -> Result<(), (PathBuf, io::Error)> {
 fn next(name: &str, program: &Path, lang: Lang) -> String {
     let build = match lang {
         Lang::Shell | Lang::Python => "",
-        Lang::Rust => "Build it: cargo build --release. ",
+        Lang::Rust => "Build it there: cargo build --release. ",
     };
     format!(
         "{build}It runs as the user coms-probe, which must be able to read and execute it.\n\n\

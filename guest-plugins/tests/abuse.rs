@@ -4,6 +4,10 @@
 mod common;
 
 use common::{Place, processes};
+use std::io::{Read, Write};
+use std::net::{TcpListener, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 const GOOD: &str = "#!/bin/sh\ncut -d' ' -f1 /proc/uptime >> $DIR/times\necho 'OK|time=0.005s'\n";
@@ -17,11 +21,18 @@ fn good() -> String {
 
 /// A daemon with a good plugin and a bad one.
 fn beside(kind: &str, bad: &str, more: &str) -> Place {
+    beside_all(
+        bad,
+        &format!("[[plugin]]\nname = \"bad\"\nkind = \"{kind}\"\ncommand = [\"$DIR/bad\"]\n{more}"),
+    )
+}
+
+/// With bad ones of any kind.
+fn beside_all(bad: &str, plugins: &str) -> Place {
     let mut place = Place::new("");
     place.script("good", GOOD);
     place.script("bad", bad);
-    let config =
-        good() + &format!("[[plugin]]\nname = \"bad\"\nkind = \"{kind}\"\ncommand = [\"$DIR/bad\"]\n{more}");
+    let config = good() + plugins;
     place.configure(&config.replace("$DIR", &place.dir.path().display().to_string()));
     place.agent();
     place.start();
@@ -75,6 +86,8 @@ fn a_good_plugin_keeps_its_interval_beside_each_bad_one() {
     hang_at_exit();
     memory();
     endless_check();
+    datagrams();
+    large_and_endless_answers();
 }
 
 fn endless_lines() {
@@ -149,4 +162,72 @@ fn endless_check() {
         p["last"]["failed"].is_string() && p["problem"]["what"].as_str().unwrap().contains("65536"),
         "{p}"
     );
+}
+
+/// As fast as one thread can send.
+fn datagrams() {
+    let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let listen =
+        format!("kind = \"statsd\"\nlisten = \"127.0.0.1:{port}\"\nlatency = \"q\"\ninterval_ms = 500\n");
+    let place = beside_all("", &format!("[[plugin]]\nname = \"bad\"\n{listen}"));
+    let over = Arc::new(AtomicBool::new(false));
+    let sender = std::thread::spawn({
+        let over = Arc::clone(&over);
+        move || {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let mut sent = 0u64;
+            while !over.load(Ordering::Relaxed) {
+                // Nobody listens yet, or any more: no reason to be quiet.
+                let _ = socket.send_to(b"q:5|ms\nq:6|ms\nr:1|c", ("127.0.0.1", port));
+                sent += 1;
+                // A sender that takes the machine's CPUs would be what slows it, not what it sends.
+                if sent.is_multiple_of(50) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+            sent
+        }
+    });
+    let load = watch(&place, "a flood of datagrams");
+    over.store(true, Ordering::Relaxed);
+    let sent = sender.join().unwrap();
+    assert!(sent > 6 * 2000 * 4, "{sent}: no flood");
+    assert!(load < 0.3, "{load}");
+    let p = place.plugin("bad");
+    // Two timers in each of 2000 datagrams; the rest was dropped, by the kernel too.
+    let throughput = p["last"]["throughput_per_s"].as_f64().unwrap();
+    assert!(throughput > 0.0 && throughput < 2.0 * 2000.0 * 1.25, "{p}");
+}
+
+/// An exporter whose answer is as large as it may be, and one whose answer never ends.
+fn large_and_endless_answers() {
+    let lines: String =
+        (0..60_000).map(|i| format!("q{{series=\"{i:06}\",more=\"{}\"}} 0.{i}\n", "x".repeat(30))).collect();
+    assert!((3 << 20..4 << 20).contains(&lines.len()), "{}", lines.len());
+    let exporter = |body: String, endless: bool| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let _ = stream.read(&mut [0u8; 2048]);
+                let _ = stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n");
+                while stream.write_all(body.as_bytes()).is_ok() && endless {}
+            }
+        });
+        port
+    };
+    let plugin = |name: &str, port: u16| {
+        format!(
+            "[[plugin]]\nname = \"{name}\"\nkind = \"openmetrics\"\nurl = \"http://127.0.0.1:{port}/\"\nlatency = \"q\"\n\
+             interval_ms = 1000\n"
+        )
+    };
+    let (large, endless) = (exporter(lines.clone(), false), exporter(lines, true));
+    let place = beside_all("", &(plugin("bad", large) + &plugin("worse", endless)));
+    watch(&place, "large and endless answers");
+    let (bad, worse) = (place.plugin("bad"), place.plugin("worse"));
+    assert!(bad["samples"].as_u64() > Some(1), "{bad}");
+    assert!(worse["problem"]["what"].as_str().unwrap().contains("longer than 4 MiB"), "{worse}");
+    assert!(memory_kib(&place) < 64 * 1024, "{}", memory_kib(&place));
 }
