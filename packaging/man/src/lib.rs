@@ -16,6 +16,9 @@ mod coms_args;
 #[path = "../../../host-broker/src/args.rs"]
 mod coms_broker_args;
 #[allow(dead_code, reason = "here it is only looked at")]
+#[path = "../../../guest-plugins/src/args.rs"]
+mod coms_plugins_args;
+#[allow(dead_code, reason = "here it is only looked at")]
 #[path = "../../../host-broker/src/bin/comsctl/args.rs"]
 mod comsctl_args;
 
@@ -43,19 +46,27 @@ pub fn coms_broker() -> clap::Command {
     coms_broker_args::Args::command()
 }
 
+/// What runs the customer's plugins.
+pub fn coms_plugins() -> clap::Command {
+    coms_plugins_args::Args::command()
+}
+
 /// What `coms-agent --help` prints.
 pub const AGENT_HELP: &str = include_str!("../../../guest-agent/src/help.txt");
 
 /// All pages.
 pub fn pages() -> Vec<Page> {
-    let guest = "coms(1), coms-agent(8), coms-agent.toml(5)";
+    let guest = "coms(1), coms-agent(8), coms-agent.toml(5), coms-plugins(8), coms-plugins.toml(5)";
     let host = "comsctl(8), coms-broker(8), coms-broker.toml(5)";
     let mut pages = program::pages(coms(), "1", guest);
     pages.extend(program::pages(comsctl(), "8", host));
     pages.extend(program::pages(coms_broker(), "8", host));
+    pages.extend(program::pages(coms_plugins(), "8", guest));
     pages.push(program::from_help("coms-agent", "8", AGENT_HELP, guest));
     let agent = include_str!("../../config/agent.toml");
     pages.push(config::page("coms-agent.toml", "/etc/coms/agent.toml", agent, guest));
+    let plugins = include_str!("../../config/plugins.toml");
+    pages.push(config::page("coms-plugins.toml", "/etc/coms/plugins.toml", plugins, guest));
     let broker = include_str!("../../config/broker.toml");
     pages.push(config::page("coms-broker.toml", "/etc/coms/broker.toml", broker, host));
     pages
@@ -72,7 +83,7 @@ pub struct Completion {
 /// Completions of the commands that people type, for bash, zsh and fish.
 pub fn completions() -> Vec<Completion> {
     let mut all = Vec::new();
-    for mut command in [coms(), comsctl()] {
+    for mut command in [coms(), coms_plugins(), comsctl()] {
         let name = command.get_name().to_owned();
         for (shell, dir) in [(Shell::Bash, "bash"), (Shell::Zsh, "zsh"), (Shell::Fish, "fish")] {
             let mut script = Vec::new();

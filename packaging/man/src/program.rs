@@ -18,7 +18,7 @@ pub fn pages(command: Command, section: &str, others: &str) -> Vec<Page> {
 fn collect(command: &Command, section: &str, others: &str, all: &mut Vec<Page>) {
     let name = command.get_display_name().unwrap_or(command.get_name()).to_owned();
     all.push(Page { file: format!("{name}.{section}"), roff: page(command, section, others) });
-    for subcommand in command.get_subcommands() {
+    for subcommand in command.get_subcommands().filter(|s| !s.is_hide_set()) {
         collect(subcommand, section, others, all);
     }
 }

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 use clap::Command;
-use coms_man::{AGENT_HELP, Page, coms, coms_broker, comsctl, pages};
+use coms_man::{AGENT_HELP, Page, coms, coms_broker, coms_plugins, comsctl, pages};
 use std::path::Path;
 
 fn page<'a>(all: &'a [Page], file: &str) -> &'a str {
@@ -41,7 +41,7 @@ fn check(all: &[Page], command: &Command, name: &str, section: &str) {
     for line in examples.lines().filter(|l| l.starts_with("  ")) {
         assert!(text.contains(line.trim()), "{name}: {line}:\n{text}");
     }
-    for subcommand in command.get_subcommands().filter(|s| s.get_name() != "help") {
+    for subcommand in command.get_subcommands().filter(|s| s.get_name() != "help" && !s.is_hide_set()) {
         let sub = format!("{name}-{}", subcommand.get_name());
         assert!(text.contains(&format!("{sub}({section})")), "{name} does not name {sub}");
         check(all, subcommand, &sub, section);
@@ -51,7 +51,9 @@ fn check(all: &[Page], command: &Command, name: &str, section: &str) {
 #[test]
 fn every_command_and_option_has_its_place() {
     let all = pages();
-    for (mut command, section) in [(coms(), "1"), (comsctl(), "8"), (coms_broker(), "8")] {
+    for (mut command, section) in
+        [(coms(), "1"), (comsctl(), "8"), (coms_broker(), "8"), (coms_plugins(), "8")]
+    {
         let name = command.get_name().to_owned();
         command.build();
         check(&all, &command, &name, section);
@@ -69,7 +71,7 @@ fn every_command_and_option_has_its_place() {
 #[test]
 fn every_shell_completes_every_command() {
     let all = coms_man::completions();
-    for (mut command, name) in [(coms(), "coms"), (comsctl(), "comsctl")] {
+    for (mut command, name) in [(coms(), "coms"), (coms_plugins(), "coms-plugins"), (comsctl(), "comsctl")] {
         command.build();
         for file in [format!("bash/{name}.bash"), format!("zsh/_{name}"), format!("fish/{name}.fish")] {
             let found = all.iter().find(|c| c.file == file);
@@ -113,6 +115,26 @@ fn every_key_of_the_agents_configuration_is_described() {
     let refused =
         |text: &str| coms_agent::config::Config::parse(text, Path::new("x")).unwrap_err().to_string();
     check_keys("coms-agent.toml.5", &["workload", "hooks", "asked"], refused);
+}
+
+/// A plugin's keys are told with the first kind that has them.
+#[test]
+fn every_key_of_the_plugins_configuration_is_described() {
+    let refused =
+        |text: &str| coms_plugins::config::Config::parse(text, Path::new("x")).unwrap_err().to_string();
+    let all = pages();
+    let text = plain(page(&all, "coms-plugins.toml.5"));
+    let tables = expected(&refused("no_such_table = 1"));
+    assert!(tables.contains(&"plugin".to_owned()), "{tables:?}");
+    for table in tables {
+        let head = if table == "plugin" { "[[plugin]]".to_owned() } else { format!("[{table}]") };
+        assert!(text.contains(&format!(".SH {head}\n")), "{head}: {text}");
+        let keys = expected(&refused(&format!("{head}\nno_such_key = 1")));
+        assert!(!keys.is_empty(), "{table}");
+        for key in keys {
+            assert!(text.contains(&format!("\n{key} = ")), "{head} {key} is not described:\n{text}");
+        }
+    }
 }
 
 #[test]
