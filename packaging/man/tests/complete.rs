@@ -118,26 +118,6 @@ fn every_key_of_the_agents_configuration_is_described() {
     check_keys("coms-agent.toml.5", &["workload", "hooks", "asked"], refused);
 }
 
-/// A plugin's keys are told with the first kind that has them.
-#[test]
-fn every_key_of_the_plugins_configuration_is_described() {
-    let refused =
-        |text: &str| coms_plugins::config::Config::parse(text, Path::new("x")).unwrap_err().to_string();
-    let all = pages();
-    let text = plain(page(&all, "coms-plugins.toml.5"));
-    let tables = expected(&refused("no_such_table = 1"));
-    assert!(tables.contains(&"plugin".to_owned()), "{tables:?}");
-    for table in tables {
-        let head = if table == "plugin" { "[[plugin]]".to_owned() } else { format!("[{table}]") };
-        assert!(text.contains(&format!(".SH {head}\n")), "{head}: {text}");
-        let keys = expected(&refused(&format!("{head}\nno_such_key = 1")));
-        assert!(!keys.is_empty(), "{table}");
-        for key in keys {
-            assert!(text.contains(&format!("\n{key} = ")), "{head} {key} is not described:\n{text}");
-        }
-    }
-}
-
 #[test]
 fn every_key_of_the_brokers_configuration_is_described() {
     let refused =
