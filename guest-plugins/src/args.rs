@@ -102,6 +102,8 @@ pub struct Launch {
     pub processes: Option<u64>,
     #[arg(long)]
     pub cgroup: Option<PathBuf>,
+    #[arg(long)]
+    pub parent: Option<i32>,
     #[arg(last = true)]
     pub argv: Vec<String>,
 }

@@ -24,6 +24,7 @@ fn main() -> ExitCode {
             memory_mib: wanted.memory_mib,
             processes: wanted.processes,
             cgroup: wanted.cgroup.clone(),
+            parent: wanted.parent,
             argv: wanted.argv.clone(),
         }),
         Wanted::New(wanted) => new::write(&args, wanted),

@@ -15,8 +15,18 @@ use tracing::{info, warn};
 #[derive(Debug)]
 pub struct Keeper {
     leaders: Mutex<BTreeSet<i32>>,
+    swept: Mutex<Swept>,
     pub(super) tree: Option<Tree>,
 }
+
+/// What was ended and is not told yet, and when something was: a stranger may leave something behind all the time.
+#[derive(Debug, Default)]
+struct Swept {
+    untold: u64,
+    told: Option<Instant>,
+}
+
+const TELL_EVERY: Duration = Duration::from_secs(60);
 
 impl Keeper {
     /// From now on orphans come here.
@@ -24,7 +34,7 @@ impl Keeper {
         if let Err(e) = set_child_subreaper(Some(getpid())) {
             warn!("what plugins leave behind cannot be ended: {e}");
         }
-        Self { leaders: Mutex::default(), tree: Tree::take() }
+        Self { leaders: Mutex::default(), swept: Mutex::default(), tree: Tree::take() }
     }
 
     fn leaders(&self) -> std::sync::MutexGuard<'_, BTreeSet<i32>> {
@@ -59,10 +69,13 @@ impl Keeper {
             }
             // Our child, and not waited for: its number is its own.
             let _ = kill_process(child, Signal::KILL);
-            swept += u32::from(waitpid(Some(child), WaitOptions::NOHANG).is_ok());
+            swept += u64::from(waitpid(Some(child), WaitOptions::NOHANG).is_ok());
         }
-        if swept > 0 {
-            info!("ended {swept} processes that plugins had left behind");
+        let mut all = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
+        all.untold += swept;
+        if all.untold > 0 && all.told.is_none_or(|at| at.elapsed() >= TELL_EVERY) {
+            info!("ended {} processes that plugins had left behind", all.untold);
+            *all = Swept { untold: 0, told: Some(Instant::now()) };
         }
     }
 }

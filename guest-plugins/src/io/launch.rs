@@ -3,7 +3,7 @@
 
 use super::users::RunAs;
 use rustix::process::{Gid, Uid};
-use rustix::process::{Resource, Rlimit, Signal, nice, setrlimit, setsid};
+use rustix::process::{Resource, Rlimit, Signal, getppid, nice, setrlimit, setsid};
 use rustix::thread::{self, CapabilitySet, CapabilitySets};
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -24,6 +24,8 @@ pub struct Launch {
     pub processes: Option<u64>,
     /// The cgroup that it joins.
     pub cgroup: Option<PathBuf>,
+    /// The daemon.
+    pub parent: Option<i32>,
     /// Program and arguments.
     pub argv: Vec<String>,
 }
@@ -76,5 +78,9 @@ fn prepare(launch: &Launch) -> Result<(), (&'static str, io::Error)> {
     // After the change of user, which would forget it: it dies with the daemon.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(told("no signal of its parent's end"))?;
+    // Killed before, it gave no such signal.
+    if launch.parent.is_some_and(|pid| getppid().is_none_or(|now| now.as_raw_nonzero().get() != pid)) {
+        return Err(("not begun", io::Error::other("coms-plugins has ended")));
+    }
     std::env::set_current_dir("/").map_err(|e| ("/ cannot be entered", e))
 }

@@ -58,6 +58,7 @@ pub(super) fn start(
         Some(dir) => command.arg("--cgroup").arg(dir),
         None => command.arg("--processes").arg(program.processes.to_string()),
     };
+    command.arg("--parent").arg(std::process::id().to_string());
     command.arg("--").args(&program.argv);
     command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
     command.env("LANG", "C.UTF-8").env("HOME", "/").env("COMS_PLUGIN", name).envs(&program.env);
