@@ -4,12 +4,14 @@
 pub mod demo;
 pub mod faults;
 mod first;
+mod measured;
 mod told;
 
 use coms_lab::{
     AgentBinaries, AgentConfig, Guest, GuestConfig, Host, HostConfig, Lab, LabConfig, Process, Signal,
 };
 pub use first::{FIRST, first_programs, first_sources};
+pub use measured::measured;
 use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -227,7 +229,7 @@ impl Stage {
         )?;
         self.brokers[i] = Some(process);
         let socket = self.host(i).path_of("/run/coms/broker.sock");
-        self.wait(&format!("the broker of {}", HOSTS[i]), 10, || {
+        self.wait(&format!("the broker of {}", HOSTS[i]), 30, || {
             Ok(std::os::unix::net::UnixStream::connect(&socket).is_ok())
         })
     }
@@ -321,7 +323,7 @@ impl Stage {
 
     pub fn wait_for_agent(&self, guest: &Guest) -> Result<()> {
         let mut last = Value::Null;
-        self.wait(&format!("the agent of {} to be connected", guest.name()), 20, || {
+        self.wait(&format!("the agent of {} to be connected", guest.name()), 60, || {
             last = coms(guest, &["status"])?;
             Ok(last["connected"] == true)
         })

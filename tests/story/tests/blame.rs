@@ -69,17 +69,29 @@ fn factor(machine: &Value) -> f64 {
 
 #[test]
 fn a_guest_that_overloads_itself_stays_and_says_why() -> Result<()> {
+    measured(overloads_itself)
+}
+
+fn overloads_itself() -> Result<()> {
     let stage = Stage::up(Settings::default())?;
-    let guest = stage.boot(0, victim(1), AGENT)?;
+    // Long enough that the guest's scheduler, which favours who has slept, has to give others their turn meanwhile.
+    let page = Workload { round_iterations: 0, request_iterations: 32_000_000 };
+    let agent = AGENT
+        .replace("interval_ms = 400", "interval_ms = 1200")
+        .replace("window_s = 4", "window_s = 8")
+        .replace("learn_s = 12", "learn_s = 24");
+    let guest = stage.boot(0, GuestConfig { workload: Some(page), ..victim(1) }, &agent)?;
     learned(&stage, &guest)?;
-    guest.start_hog(4)?;
+    guest.start_hog(6)?;
     stage.wait("the agent to see its own load", 90, || {
         Ok(!events_named(&guest, "workload_slow_by_itself")?.is_empty())
     })?;
     let begun = Instant::now();
     while begun.elapsed() < SILENT {
-        let machine = coms(&guest, &["status"])?["machine"].clone();
-        println!("accel=tcg own overload: calibration x{:.2} {machine}", factor(&machine));
+        let status = coms(&guest, &["status"])?;
+        let machine = status["machine"].clone();
+        let page = &status["workloads"][0];
+        println!("accel=tcg own overload: calibration x{:.2} {machine}, {page}", factor(&machine));
         assert!(events_named(&guest, "asked")?.is_empty(), "it asked: {:?}", events(&guest)?);
         thread::sleep(Duration::from_secs(4));
     }
@@ -105,6 +117,10 @@ fn a_guest_that_overloads_itself_stays_and_says_why() -> Result<()> {
 
 #[test]
 fn a_guest_squeezed_by_neighbours_asks_and_has_the_evidence() -> Result<()> {
+    measured(squeezed)
+}
+
+fn squeezed() -> Result<()> {
     let stage = Stage::up(Settings::default())?;
     let neighbour = stage.lab.boot(noisy(4), HOSTS[0])?;
     let guest = stage.boot(0, victim(1), AGENT)?;
@@ -143,6 +159,10 @@ fn left(stage: &Stage) -> Result<Vec<(String, u64, u64)>> {
 #[test]
 fn of_three_that_one_neighbour_squeezes_one_at_a_time_moves_and_the_others_are_measured_again() -> Result<()>
 {
+    measured(one_of_three)
+}
+
+fn one_of_three() -> Result<()> {
     let stage = Stage::up(Settings::default())?;
     let neighbour = stage.lab.boot(noisy(4), HOSTS[0])?;
     // They learned what is usual while the next one booted, which makes it more than it is when all is quiet.

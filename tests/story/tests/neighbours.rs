@@ -22,6 +22,10 @@ learn_s = 12
 
 #[test]
 fn a_guest_squeezed_by_its_neighbours_asks_moves_and_finds_that_it_helped() -> Result<()> {
+    measured(squeezed)
+}
+
+fn squeezed() -> Result<()> {
     let stage = Stage::up(Settings::default())?;
     let mut neighbours = Vec::new();
     for n in 1..=3u8 {
