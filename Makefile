@@ -21,7 +21,7 @@ help:
 	@echo "make lint        rustfmt and clippy"
 	@echo "make build       the programs, into target/release"
 	@echo "make man         the manual pages, into target/man (man -l target/man/comsctl.8)"
-	@echo "make packages    .deb and .rpm of both programs, checksums, bills of materials, into target/packages (needs root)"
+	@echo "make packages    .deb and .rpm of all programs, checksums, bills of materials, into target/packages (needs root)"
 	@echo "make test-packages  installs them, the way people do, on hosts and in guests of its own (needs root)"
 	@echo "make fuzz        search the wire for a crash (needs cargo-fuzz and a nightly toolchain); TARGET=perfdata, plugin_line,"
 	@echo "                 metrics or statsd: what plugins say"

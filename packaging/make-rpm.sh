@@ -10,6 +10,7 @@ rpmbuild -bb --quiet --target x86_64 "$here/rpm/coms.spec" \
   --define "_topdir $out/top" --define "_rpmdir $out" \
   --define '_build_name_fmt %%{NAME}-%%{VERSION}-%%{RELEASE}.%%{ARCH}.rpm' \
   --define "coms_version $version" --define "coms_stage $stage" --define "coms_top $here/.." \
+  --define "coms_maintainer $(sed -n 's/^Maintainer: //p' "$here/debian/control")" \
   --define "coms_date $(date -d "@$SOURCE_DATE_EPOCH" '+%a %b %d %Y')" \
   --define "_buildhost localhost" --define 'use_source_date_epoch_as_buildtime 1' \
   --define 'clamp_mtime_to_source_date_epoch 1' --define 'source_date_epoch_from_changelog 0' \

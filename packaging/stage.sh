@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Lays out what each package installs, as file trees: DIR/coms-agent and DIR/coms-broker. .deb and .rpm are both made of
-# these, so that they hold the same.
+# Lays out what each package installs, as file trees: DIR/coms-agent, DIR/coms-plugins and DIR/coms-broker. .deb and .rpm
+# are both made of these, so that they hold the same. A source from before there were plugins makes no coms-plugins.
 #
-#   packaging/stage.sh SOURCE AGENT_BIN BROKER_BIN DOCS BOM DIR
+#   packaging/stage.sh SOURCE GUEST_BIN HOST_BIN DOCS BOM DIR
 #
 # SOURCE: whose programs' configuration, examples and documents these are. The rest is this directory's.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-source=$1 agent_bin=$2 broker_bin=$3 docs=$4 bom=$5 dir=$6
+source=$1 guest_bin=$2 host_bin=$3 docs=$4 bom=$5 dir=$6
 
 put() { # put MODE FILE TO...: TO is below the package's root
   install -D -m "$1" "$2" "$root/$3"
@@ -39,12 +39,12 @@ common() { # common PACKAGE
 }
 
 common coms-agent
-put 755 "$agent_bin/coms-agent" usr/bin/coms-agent
-put 755 "$agent_bin/coms" usr/bin/coms
+put 755 "$guest_bin/coms-agent" usr/bin/coms-agent
+put 755 "$guest_bin/coms" usr/bin/coms
 put 644 "$here/udev/60-coms-agent.rules" usr/lib/udev/rules.d/60-coms-agent.rules
 put 644 "$source/packaging/config/agent.toml" etc/coms/agent.toml
 for example in "$source"/packaging/hooks/* "$source"/packaging/examples/*; do
-  [[ -e $example ]] || continue
+  [[ -f $example ]] || continue
   kind=$(basename "$(dirname "$example")")
   [[ $kind == examples ]] && kind=applications
   put 755 "$example" "usr/share/doc/coms-agent/examples/$kind/${example##*/}"
@@ -56,9 +56,25 @@ pages 5 "$docs"/coms-agent.toml.5
 pages 8 "$docs"/coms-agent.8
 completions coms
 
+if [[ -d $source/guest-plugins ]]; then
+  common coms-plugins
+  put 755 "$guest_bin/coms-plugins" usr/bin/coms-plugins
+  put 644 "$source/packaging/config/plugins.toml" etc/coms/plugins.toml
+  # Where people put theirs.
+  install -d -m 755 "$root/etc/coms/plugins"
+  put 644 "$source/guest-agent/PLUGINS.md" usr/share/doc/coms-plugins/PLUGINS.md
+  put 644 "$source/guest-agent/plugin.schema.json" usr/share/coms-plugins/plugin.schema.json
+  for example in "$source"/packaging/examples/plugins/*; do
+    put 755 "$example" "usr/share/doc/coms-plugins/examples/${example##*/}"
+  done
+  pages 5 "$docs"/coms-plugins.toml.5
+  pages 8 "$docs"/coms-plugins.8 "$docs"/coms-plugins-*.8
+  completions coms-plugins
+fi
+
 common coms-broker
-put 755 "$broker_bin/coms-broker" usr/bin/coms-broker
-put 755 "$broker_bin/comsctl" usr/bin/comsctl
+put 755 "$host_bin/coms-broker" usr/bin/coms-broker
+put 755 "$host_bin/comsctl" usr/bin/comsctl
 put 644 "$here/tmpfiles.d/coms-broker.conf" usr/lib/tmpfiles.d/coms-broker.conf
 put 644 "$source/packaging/config/broker.toml" etc/coms/broker.toml
 put 755 "$here/libvirt/hook" etc/libvirt/hooks/qemu.d/coms-broker

@@ -17,6 +17,8 @@ set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=$root/target/lab-cache
+# Not only root reads what is put there.
+umask 022
 cd "$root" # rust-toolchain.toml decides which rustc answers
 
 readonly MIN_RUST=1.95

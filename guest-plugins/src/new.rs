@@ -29,7 +29,7 @@ pub(crate) fn write(args: &Args, wanted: &New) -> ExitCode {
     match files(&dir, name, wanted.lang) {
         Ok((written, program)) => {
             let shown: Vec<_> = written.iter().map(|p| p.display().to_string()).collect();
-            let text = format!("wrote {}\n\n{}", shown.join(", "), next(name, &program, wanted.lang));
+            let text = format!("wrote {}\n\n{}", shown.join(", "), next(args, name, &program, wanted.lang));
             crate::say(args, &json!({ "ok": true, "written": shown, "command": program }), &text);
             ExitCode::SUCCESS
         }
@@ -92,17 +92,25 @@ fn put(path: &Path, text: &str, mode: u32) -> Result<(), (PathBuf, io::Error)> {
 }
 
 /// What is to be done with it.
-fn next(name: &str, program: &Path, lang: Lang) -> String {
+fn next(args: &Args, name: &str, program: &Path, lang: Lang) -> String {
+    let config = args.config.as_deref().unwrap_or(Path::new("/etc/coms/plugins.toml")).display();
+    let with = args.config.as_ref().map(|c| format!(" --config {}", c.display())).unwrap_or_default();
+    // What it measures until somebody puts something else in its place.
+    let target = match lang {
+        Lang::Shell => "",
+        Lang::Python => ", \"127.0.0.1\", \"80\"",
+        Lang::Rust => ", \"127.0.0.1:80\"",
+    };
     let build = match lang {
         Lang::Shell | Lang::Python => "",
         Lang::Rust => "Build it there: cargo build --release. ",
     };
     format!(
-        "{build}It runs as the user coms-probe, which must be able to read and execute it.\n\n\
-         /etc/coms/plugins.toml:\n  [[plugin]]\n  name = \"{name}\"\n  kind = \"execd\"\n  command = [\"{}\"]\n\n\
+        "{build}It runs as the user of [run], coms-probe unless said otherwise, which must be able to read and execute it.\n\n\
+         {config}:\n  [[plugin]]\n  name = \"{name}\"\n  kind = \"execd\"\n  command = [\"{}\"{target}]\n\n\
          /etc/coms/agent.toml:\n  [[workload]]\n  name = \"{name}\"\n  probe = {{ plugin = \"{name}\" }}\n  interval_ms = 5000\n  \
          slower_than_factor = 2.0\n\n\
-         Then: sudo coms plugin test {name}\n      sudo systemctl reload coms-plugins coms-agent\n      coms plugin list",
+         Then: sudo coms plugin{with} test {name}\n      sudo systemctl reload coms-plugins coms-agent\n      coms plugin list",
         program.display()
     )
 }

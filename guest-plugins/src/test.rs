@@ -7,7 +7,7 @@ use coms_plugins::decide::desk::Event;
 use coms_plugins::decide::judge::{Heard, judge};
 use coms_plugins::io::keeper::Keeper;
 use coms_plugins::io::runner::{Of, RunAs, run as run_plugin};
-use coms_plugins::reading::{Problem, Reading};
+use coms_plugins::reading::{Moment, Problem, Reading};
 use serde_json::json;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -60,21 +60,34 @@ async fn try_it(args: &Args, config: &Config, plugin: &Plugin, wanted: &Test) ->
         keeper: Arc::new(Keeper::new()),
     };
     let runner = tokio::spawn(run_plugin(of));
+    let is_scraped = matches!(plugin.kind, Kind::OpenMetrics(_));
     let until = Instant::now() + Duration::from_secs(wanted.for_s.into());
-    let (mut shown, mut measured, mut wrong) = (0, 0, 0);
+    let (mut shown, mut measured, mut failed, mut wrong) = (0, 0, 0, 0);
+    let mut compared = false;
     let mut last = Instant::now();
     while shown < wanted.count {
         let Ok(Some((_, event))) = timeout_at(until, events.recv()).await else { break };
         let after_ms = u64::try_from(last.elapsed().as_millis()).unwrap_or(u64::MAX);
         match event {
+            // What a metric says of the time since the last scrape, the first one cannot.
+            Event::Reading(r)
+                if is_scraped
+                    && !std::mem::replace(&mut compared, true)
+                    && r.is_empty()
+                    && r.problems.is_empty() =>
+            {
+                let text = "     the first scrape: nothing to compare with yet";
+                crate::say(args, &json!({ "first_scrape": true }), text);
+            }
             Event::Reading(r) => {
                 shown += 1;
                 last = Instant::now();
                 let heard = judge(&r, plugin.judging);
                 measured += u32::from(matches!(heard, Some(Heard::TookUs(_))));
+                failed += u32::from(matches!(heard, Some(Heard::Failed(_))));
                 let problems = all_problems(plugin, &r, heard.as_ref());
                 wrong += problems.len();
-                show(args, shown, after_ms, &r, heard.as_ref(), &problems);
+                show(args, plugin, shown, after_ms, &r, heard.as_ref(), &problems);
             }
             Event::Dropped { lines, why } => {
                 wrong += 1;
@@ -84,11 +97,19 @@ async fn try_it(args: &Args, config: &Config, plugin: &Plugin, wanted: &Test) ->
             Event::Started => {}
             Event::Ended { how, again_in } => {
                 wrong += 1;
+                let mend = match () {
+                    () if how.ends_with(" 126") || how.ends_with(" 127") => {
+                        "is the path right, and may its user (see [run] user) read and execute it? \
+                         Try it by hand: sudo -u USER COMMAND"
+                    }
+                    () => "a plugin of kind execd stays until its standard input ends or it gets SIGTERM",
+                };
                 let text = format!(
-                    "     wrong: it ended ({how}); the daemon would start it again in {} s",
+                    "     wrong: it ended ({how}); the daemon would start it again in {} s\n     mend:  {mend}",
                     again_in.as_secs()
                 );
-                crate::say(args, &json!({ "ended": how, "again_in_s": again_in.as_secs() }), &text);
+                let value = json!({ "ended": how, "again_in_s": again_in.as_secs(), "mend": mend });
+                crate::say(args, &value, &text);
             }
         }
     }
@@ -107,8 +128,13 @@ async fn try_it(args: &Args, config: &Config, plugin: &Plugin, wanted: &Test) ->
     }
     let good = measured > 0 && wrong == 0;
     let text = match (shown, measured, wrong) {
-        (0, _, _) => format!("{}: said nothing within {} s", plugin.name, wanted.for_s),
-        (_, 0, 0) => format!("{}: nothing was measured; is the workload idle?", plugin.name),
+        (0, _, _) => {
+            format!("{}: said nothing within {} s: {}", plugin.name, wanted.for_s, silent(&plugin.kind))
+        }
+        (_, 0, 0) if failed == 0 => format!("{}: nothing was measured; is the workload idle?", plugin.name),
+        (_, 0, _) if failed > 0 => {
+            format!("{}: nothing was measured: {failed} of {shown} samples are failures", plugin.name)
+        }
         (_, _, 0) => format!("{}: all is well: {measured} of {shown} were measurements", plugin.name),
         (_, _, wrong) => format!(
             "{}: {measured} of {shown} were measurements; {wrong} things are wrong (above)",
@@ -126,13 +152,14 @@ async fn try_it(args: &Args, config: &Config, plugin: &Plugin, wanted: &Test) ->
 /// What is wrong with a reading, here also with what nobody would hear.
 fn all_problems(plugin: &Plugin, r: &Reading, heard: Option<&Heard>) -> Vec<Problem> {
     let mut problems = r.problems.clone();
-    let has_say = match &plugin.kind {
-        Kind::Execd(e) => e.notices || e.hold_s > 0,
-        Kind::Nagios(_) | Kind::OpenMetrics(_) | Kind::StatsD(_) => false,
-    };
-    if !has_say && (r.moment.is_some() || r.ready) {
+    let (hold_s, notices) = may_say(plugin);
+    if hold_s == 0 && r.moment.is_some() {
         let mend = "set hold_s in plugins.toml: the longest that it may hold a move";
-        problems.push(Problem::new("nobody hears whether the moment is good", mend));
+        problems.push(Problem::new("a bad moment holds no move: hold_s is 0", mend));
+    }
+    if !notices && r.ready {
+        let mend = "set notices = true, and notice_s: the time that it may take to answer";
+        problems.push(Problem::new("nobody asked whether it is ready: it hears no notices", mend));
     }
     if r.wish.is_some() && !plugin.may_wish {
         problems
@@ -148,7 +175,34 @@ fn all_problems(plugin: &Plugin, r: &Reading, heard: Option<&Heard>) -> Vec<Prob
     problems
 }
 
-fn show(args: &Args, number: u32, after_ms: u64, r: &Reading, heard: Option<&Heard>, problems: &[Problem]) {
+/// The longest that it may hold a move, and whether it hears of moves.
+fn may_say(plugin: &Plugin) -> (u32, bool) {
+    match &plugin.kind {
+        Kind::Execd(e) => (e.hold_s, e.notices),
+        Kind::Nagios(_) | Kind::OpenMetrics(_) | Kind::StatsD(_) => (0, false),
+    }
+}
+
+/// Why nothing may have come.
+fn silent(kind: &Kind) -> String {
+    match kind {
+        Kind::Execd(_) => {
+            "does it flush its output after each line? (Python: print(..., flush=True))".to_owned()
+        }
+        Kind::StatsD(s) => format!("nothing came to {}; does the application send there?", s.listen),
+        Kind::Nagios(_) | Kind::OpenMetrics(_) => "is --for longer than interval_ms?".to_owned(),
+    }
+}
+
+fn show(
+    args: &Args,
+    plugin: &Plugin,
+    number: u32,
+    after_ms: u64,
+    r: &Reading,
+    heard: Option<&Heard>,
+    problems: &[Problem],
+) {
     let value = json!({ "sample": number, "after_ms": after_ms, "understood": r, "heard": heard, "problems": problems });
     let mut text = format!("{number:>3}  after {after_ms} ms: {}", reading(&json!(r)));
     let agent = match heard {
@@ -157,6 +211,13 @@ fn show(args: &Args, number: u32, after_ms: u64, r: &Reading, heard: Option<&Hea
         None => "nothing".to_owned(),
     };
     text += &format!("\n     the agent would hear: {agent}");
+    let (hold_s, _) = may_say(plugin);
+    if hold_s > 0 && matches!(r.moment, Some(Moment::Bad(_))) {
+        text += &format!("; an announced move waits, at most {hold_s} s (try it: coms simulate --wait)");
+    }
+    if r.wish.is_some() && plugin.may_wish {
+        text += "; a wish to be moved, for a minute (event plugin_wish: coms watch)";
+    }
     for p in problems {
         text += &format!("\n     wrong: {}\n     mend:  {}", p.what, p.mend);
     }

@@ -33,8 +33,8 @@ pub(super) async fn run(of: &mut Of, execd: &Execd) {
         let Some(how) = life(of, execd).await else { return };
         let again_in = backoff.ended(now().saturating_sub(began));
         info!("plugin {} ended ({how}); started again in {} s", of.plugin.name, again_in.as_secs());
+        of.say(Event::Ended { how: how.clone(), again_in }).await;
         of.reading(Reading::failure(&format!("the plugin ended: {how}"))).await;
-        of.say(Event::Ended { how, again_in }).await;
         let until = Instant::now() + again_in;
         loop {
             tokio::select! {
@@ -74,7 +74,7 @@ async fn talk(of: &mut Of, execd: &Execd, running: &mut Running) -> Option<Strin
     let mut over: Option<String> = None;
     let (mut buffer, mut errors) = ([0u8; 4096], [0u8; 1024]);
     loop {
-        if over.is_some() && stdout.is_none() {
+        if over.is_some() && stdout.is_none() && stderr.is_none() {
             return over;
         }
         let far = Instant::now() + Duration::from_secs(3600);

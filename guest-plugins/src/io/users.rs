@@ -39,7 +39,7 @@ fn find(passwd: &str, groups: &str, name: &str) -> Result<RunAs, String> {
     let (uid, gid): (u32, u32) = match entry.as_ref().and_then(ids) {
         Some(ids) => ids,
         None => name.parse().map(|n| (n, n)).map_err(|_| {
-            format!("there is no user {name}: name another one with `user`, or sudo useradd --system {name}")
+            format!("there is no user {name}: name another one, `user` of [run] or of the plugin, or sudo useradd --system {name}")
         })?,
     };
     if uid == 0 {

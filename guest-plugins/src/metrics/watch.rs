@@ -42,6 +42,8 @@ struct Scrape {
     quantiles: Vec<String>,
     gauge: Vec<f64>,
     counters: BTreeMap<String, f64>,
+    /// Values that the wanted labels have in other series of the metric.
+    other: Vec<String>,
     bad: Vec<Bad>,
     too_many: bool,
 }
@@ -77,6 +79,17 @@ impl Watch {
             ));
         }
         self.latency(&scrape, &text, &mut reading);
+        // A counter of errors may come with the first error; one of requests is there when there are latencies.
+        let requests = self.wanted.requests.as_ref().filter(|_| reading.problems.is_empty());
+        if let Some(name) =
+            requests.filter(|n| !scrape.counters.contains_key(n.strip_suffix("_total").unwrap_or(n)))
+        {
+            let mend = match self.wanted.labels.is_empty() {
+                true => "curl the URL and look for it",
+                false => "curl the URL and look for it; labels count for it, too: it must have them",
+            };
+            reading.problems.push(Problem::new(format!("there is no counter {}", plain(name)), mend));
+        }
         if let Some((then, last)) = &self.last {
             let elapsed_s = now.saturating_sub(*then).as_secs_f64();
             self.rates(last, &scrape, elapsed_s, &mut reading);
@@ -110,6 +123,13 @@ impl Watch {
                         }
                     } else if matches {
                         self.take(&sample, &mut scrape);
+                    } else if scrape.other.len() < 5 {
+                        let of = w.labels.keys().filter_map(|k| sample.labels.iter().find(|(n, _)| n == k));
+                        let shown =
+                            of.map(|(n, v)| plain(&format!("{n}=\"{v}\""))).collect::<Vec<_>>().join(" ");
+                        if !shown.is_empty() && !scrape.other.contains(&shown) {
+                            scrape.other.push(shown);
+                        }
                     }
                 }
                 Err(bad) => scrape.bad.push(bad),
@@ -172,6 +192,11 @@ impl Watch {
             }
         } else if let Some(value) = worst(&scrape.gauge) {
             reading.set_latency(value * w.unit_s, &w.latency);
+        } else if !scrape.other.is_empty() {
+            reading.problems.push(Problem::new(
+                format!("{} is there, but no series of it has the labels", w.latency),
+                format!("there are: {}", scrape.other.join(", ")),
+            ));
         } else if scrape.gauge.is_empty() {
             reading
                 .problems

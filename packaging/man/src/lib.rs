@@ -83,7 +83,7 @@ pub struct Completion {
 /// Completions of the commands that people type, for bash, zsh and fish.
 pub fn completions() -> Vec<Completion> {
     let mut all = Vec::new();
-    for mut command in [coms(), comsctl(), coms_plugins()] {
+    for mut command in [coms(), coms_plugins(), comsctl()] {
         let name = command.get_name().to_owned();
         for (shell, dir) in [(Shell::Bash, "bash"), (Shell::Zsh, "zsh"), (Shell::Fish, "fish")] {
             let mut script = Vec::new();

@@ -71,7 +71,7 @@ fn every_command_and_option_has_its_place() {
 #[test]
 fn every_shell_completes_every_command() {
     let all = coms_man::completions();
-    for (mut command, name) in [(coms(), "coms"), (comsctl(), "comsctl"), (coms_plugins(), "coms-plugins")] {
+    for (mut command, name) in [(coms(), "coms"), (coms_plugins(), "coms-plugins"), (comsctl(), "comsctl")] {
         command.build();
         for file in [format!("bash/{name}.bash"), format!("zsh/_{name}"), format!("fish/{name}.fish")] {
             let found = all.iter().find(|c| c.file == file);

@@ -16,8 +16,10 @@ use std::process::{Command, Stdio};
 pub struct Packages {
     pub dir: PathBuf,
     pub agent_deb: PathBuf,
+    pub plugins_deb: PathBuf,
     pub broker_deb: PathBuf,
     pub agent_rpm: PathBuf,
+    pub plugins_rpm: PathBuf,
     pub broker_rpm: PathBuf,
 }
 
@@ -28,29 +30,38 @@ pub fn packages() -> Result<Packages> {
 
 impl Packages {
     pub fn in_dir(dir: &Path) -> Result<Packages> {
-        let entries =
-            std::fs::read_dir(dir).map_err(|e| format!("{}: {e}; run: make packages", dir.display()))?;
-        let files: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
-        let one = |begin: &str, end: &str| -> Result<PathBuf> {
-            let fits = |p: &&PathBuf| {
-                let name = p.file_name().unwrap_or_default().to_string_lossy();
-                name.starts_with(begin) && name.ends_with(end)
-            };
-            let found: Vec<&PathBuf> = files.iter().filter(fits).collect();
-            match found.as_slice() {
-                [one] => Ok((*one).clone()),
-                other => {
-                    Err(format!("{}: {begin}*{end}: {other:?}; run: make packages", dir.display()).into())
-                }
-            }
-        };
         Ok(Packages {
             dir: dir.to_owned(),
-            agent_deb: one("coms-agent_", ".deb")?,
-            broker_deb: one("coms-broker_", ".deb")?,
-            agent_rpm: one("coms-agent-", ".rpm")?,
-            broker_rpm: one("coms-broker-", ".rpm")?,
+            agent_deb: one_in(dir, "coms-agent_", ".deb")?,
+            plugins_deb: one_in(dir, "coms-plugins_", ".deb")?,
+            broker_deb: one_in(dir, "coms-broker_", ".deb")?,
+            agent_rpm: one_in(dir, "coms-agent-", ".rpm")?,
+            plugins_rpm: one_in(dir, "coms-plugins-", ".rpm")?,
+            broker_rpm: one_in(dir, "coms-broker-", ".rpm")?,
         })
+    }
+
+    pub fn debs(&self) -> [&PathBuf; 3] {
+        [&self.agent_deb, &self.plugins_deb, &self.broker_deb]
+    }
+
+    pub fn rpms(&self) -> [&PathBuf; 3] {
+        [&self.agent_rpm, &self.plugins_rpm, &self.broker_rpm]
+    }
+}
+
+/// The one file of a directory whose name begins and ends so.
+pub fn one_in(dir: &Path, begin: &str, end: &str) -> Result<PathBuf> {
+    let entries =
+        std::fs::read_dir(dir).map_err(|e| format!("{}: {e}; run: make packages", dir.display()))?;
+    let fits = |p: &PathBuf| {
+        let name = p.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with(begin) && name.ends_with(end)
+    };
+    let found: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(fits).collect();
+    match found.as_slice() {
+        [one] => Ok(one.clone()),
+        other => Err(format!("{}: {begin}*{end}: {other:?}; run: make packages", dir.display()).into()),
     }
 }
 

@@ -27,7 +27,8 @@ const SHARED: [&str; 2] = ["/run/libvirt", "/var/log/libvirt"];
 impl Machine {
     /// In the place of this host of the lab, whose libvirtd ends. `files` are put in before it boots: (inside, text).
     pub fn boot(lab: &Lab, host: &Host, files: &[(&str, String)]) -> Result<Machine> {
-        let root = workspace_root().join("target/lab-cache/host");
+        let cache = workspace_root().join("target/lab-cache");
+        let root = cache.join("host");
         if !root.is_dir() {
             return Err(format!("{} is missing: run: tests/setup.sh test-packages", root.display()).into());
         }
@@ -50,7 +51,7 @@ impl Machine {
         // What guests boot from, and where the lab keeps what it makes for them.
         let run_dir = Path::new("/run/coms-lab").join(lab.id());
         command.arg(format!("--bind={}", run_dir.display()));
-        command.arg(format!("--bind-ro={}", workspace_root().join("target/lab-cache").display()));
+        command.arg(format!("--bind-ro={}", cache.display()));
         let seed = host.log_dir().join("seed");
         for (inside, text) in files {
             let outside = seed.join(inside.trim_start_matches('/'));
@@ -70,6 +71,9 @@ impl Machine {
         let nspawn = enter.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out).spawn()?;
         let mut machine = Machine { name, nspawn, init: 0, cgroup, log };
         machine.wait_until_up()?;
+        // QEMU's user must come to what guests boot from, also where this workspace is below a directory of root's.
+        let way: Vec<String> = cache.ancestors().skip(1).map(|dir| format!("'{}'", dir.display())).collect();
+        machine.must(&format!("chmod a+x {}", way.join(" ")))?;
         Ok(machine)
     }
 

@@ -2,11 +2,13 @@
 
 use super::Result;
 
-/// The first steps of a page.
+/// What a page has typed.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Page {
-    /// Lines of its first block of `sh`, without comments.
+    /// Lines of its first block of `sh`, without comments: the first steps.
     pub lines: Vec<String>,
+    /// Likewise of the other blocks.
+    pub more: Vec<Vec<String>>,
     /// Its first block of `toml`: what a line that opens an editor is to leave there.
     pub toml: String,
 }
@@ -21,13 +23,16 @@ pub fn page(heading: &str) -> Result<Page> {
 fn parse(text: &str, heading: &str) -> Option<Page> {
     let (_, page) = text.split_once(&format!("\n## {heading}\n"))?;
     let page = page.split("\n## ").next()?;
-    let block = |language: &str| {
-        let (_, rest) = page.split_once(&format!("```{language}\n"))?;
-        rest.split_once("```").map(|(block, _)| block.to_owned())
+    let blocks = |language: &str| -> Vec<&str> {
+        let fence = format!("```{language}\n");
+        let begun = page.split(&fence).skip(1);
+        begun.filter_map(|rest| rest.split_once("```").map(|(block, _)| block)).collect()
     };
     let command = |line: &str| line.split(" #").next().unwrap_or(line).trim().to_owned();
-    let lines: Vec<String> = block("sh")?.lines().map(command).filter(|l| !l.is_empty()).collect();
-    Some(Page { lines, toml: block("toml").unwrap_or_default() })
+    let commands = |block: &str| block.lines().map(command).filter(|l| !l.is_empty()).collect();
+    let mut all = blocks("sh").into_iter().map(commands);
+    let toml = blocks("toml").first().map(|&block| block.to_owned()).unwrap_or_default();
+    Some(Page { lines: all.next()?, more: all.collect(), toml })
 }
 
 /// Root has no need of sudo, and a small system has none.
@@ -44,6 +49,7 @@ mod tests {
         let text = "# x\n\n## A\n\nDo:\n\n```sh\nsudo a --b   # why\n\nc \"#1\"\n```\n```toml\n[k]\n```\n```sh\nlater\n```\n\n## B\n```sh\nd\n```\n";
         let page = parse(text, "A").unwrap();
         assert_eq!(page.lines, ["sudo a --b", "c \"#1\""]);
+        assert_eq!(page.more, [["later"]]);
         assert_eq!(page.toml, "[k]\n");
         assert_eq!(parse(text, "B").unwrap().lines, ["d"]);
         assert!(parse(text, "C").is_none());

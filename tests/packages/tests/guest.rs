@@ -6,14 +6,17 @@ use coms_lab::{Guest, GuestConfig, GuestFile, System};
 use coms_packages::hosts::Hosts;
 use coms_packages::{Packages, Result, as_root, packages, page, wait};
 use coms_story::{coms, coms_within};
+use std::path::Path;
 use std::time::Duration;
 
 /// libvirt attaches to it by itself. A VM mostly has it, and with it the controller that hot-plugging needs.
 const QGA_PORT: &str = "org.qemu.guest_agent.0";
 
 fn debian(packages: &Packages, name: &str) -> Result<GuestConfig> {
-    let deb = &packages.agent_deb;
-    let file = deb.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let file = |deb: &Path| -> Result<GuestFile> {
+        let name = deb.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(GuestFile { path: format!("/root/{name}"), mode: 0o644, bytes: std::fs::read(deb)? })
+    };
     Ok(GuestConfig {
         name: name.into(),
         memory_mib: 512,
@@ -21,7 +24,7 @@ fn debian(packages: &Packages, name: &str) -> Result<GuestConfig> {
         persistent: true,
         port: false,
         more_ports: vec![QGA_PORT.into()],
-        files: vec![GuestFile { path: format!("/root/{file}"), mode: 0o644, bytes: std::fs::read(deb)? }],
+        files: vec![file(&packages.agent_deb)?, file(&packages.plugins_deb)?],
         ..GuestConfig::default()
     })
 }
@@ -85,11 +88,18 @@ fn installed_without_a_port_plugged_in_moved_removed_and_purged() -> Result<()> 
     nothing_is_plugged_while_it_moves(&hosts, &guest)?;
     its_configuration_stays(&guest, install)?;
     unplugged_and_plugged_in_again(&hosts, &guest)?;
+    let [asked, plugins] = readme.more.as_slice() else {
+        return Err(format!("README's page has other blocks now: {:?}", readme.more).into());
+    };
+    asked_and_postponed(&hosts, &guest, asked)?;
+    plugins_measure(&guest, plugins)?;
 
+    // What needs the agent goes with it.
     typed(&guest, "apt-get remove -y coms-agent")?;
-    assert_eq!(guest.sh("test -e /etc/coms/agent.toml && cat /etc/coms/agent.toml | tail -n 1")?, "# mine\n");
+    assert_eq!(guest.exec(&["pidof", "coms-plugins"])?.status, 1, "it does not run any more");
+    assert_eq!(guest.sh("grep '^# mine' /etc/coms/agent.toml")?, "# mine\n");
     assert_eq!(guest.exec(&["pidof", "coms-agent"])?.status, 1, "it does not run any more");
-    typed(&guest, "apt-get purge -y coms-agent")?;
+    typed(&guest, "rm /etc/coms/plugins/*; apt-get purge -y coms-agent coms-plugins")?;
     let after = files(&guest)?;
     let left: Vec<&String> = after.iter().filter(|f| !before.contains(f)).collect();
     // Empty directories that the image had for others' use.
@@ -97,7 +107,7 @@ fn installed_without_a_port_plugged_in_moved_removed_and_purged() -> Result<()> 
     let gone: Vec<&String> = before.iter().filter(|f| !after.contains(f) && !of_image(f)).collect();
     assert!(left.is_empty() && gone.is_empty(), "left: {left:#?}; gone: {gone:#?}");
     let names = guest
-        .sh("getent passwd coms-agent; getent group coms coms-admin coms-agent; ls -d /run/coms; true")?;
+        .sh("getent passwd coms-agent coms-plugins coms-probe; getent group coms coms-admin coms-agent coms-plugins coms-probe; ls -d /run/coms*; true")?;
     assert_eq!(names, "", "users and groups are gone, too");
     assert_eq!(guest.sh("systemctl --failed --no-legend --plain | sort")?, failed_before);
 
@@ -136,6 +146,95 @@ fn plugged_in_it_starts(hosts: &Hosts, guest: &Guest) -> Result<()> {
             guest.sh("journalctl --no-pager -u coms-agent; ls -l /dev/virtio-ports/ /dev/vport*; true");
         format!("{e}\n{}", journal.unwrap_or_default()).into()
     })
+}
+
+/// README's lines for those who want to be asked. What they leave behind is taken back: the windows would put off other
+/// moves.
+fn asked_and_postponed(hosts: &Hosts, guest: &Guest, lines: &[String]) -> Result<()> {
+    for line in lines {
+        if line.contains("ID") {
+            // Whatever time it is, so that the move waits.
+            typed(guest, "coms window close --for 10m")?;
+            let (status, said) =
+                hosts.comsctl(0, &["migrate", guest.name(), "--notice", "10m", "--no-wait"])?;
+            assert_eq!(status, 0, "{said}");
+            let mut id = String::new();
+            wait("the announced move", 30, || {
+                let status = coms(guest, &["status"])?;
+                status["announced"]["migration"].as_str().unwrap_or_default().clone_into(&mut id);
+                Ok(!id.is_empty())
+            })?;
+            println!("{}", typed(guest, &line.replace("ID", &id))?);
+            assert_eq!(guest.current_host()?.name(), "host1");
+            let (status, said) = hosts.comsctl(0, &["cancel", &id])?;
+            assert_eq!(status, 0, "{said}");
+        } else {
+            println!("{}", typed(guest, line)?);
+        }
+    }
+    let status = coms(guest, &["status"])?;
+    let scheduled = status["scheduled"][0]["scheduled"].to_string();
+    println!("{}", typed(guest, &format!("coms cancel --scheduled {scheduled}; coms window reset"))?);
+    wait("nothing to be announced any more", 30, || Ok(coms(guest, &["status"])?["announced"].is_null()))
+}
+
+/// README's lines for those who measure for themselves; and a Nagios check beside.
+fn plugins_measure(guest: &Guest, lines: &[String]) -> Result<()> {
+    let append = |file: &str, text: &str| -> Result<()> {
+        guest.exec_with(&["sh", "-c", &format!("cat >>{file}")], text, Duration::from_secs(20))?.success()?;
+        Ok(())
+    };
+    let mut to_add = String::new();
+    for line in lines {
+        if let Some(file) = as_root(line).strip_prefix("editor ") {
+            let file = file.trim();
+            append(file, &said_to_add(&to_add, file).ok_or("nothing was said to be added")?)?;
+            if file.ends_with("plugins.toml") {
+                append(file, CHECK)?;
+                append("/etc/coms/plugins/check", "#!/bin/sh\necho \"OK - $(id -un)|time=7ms\"\n")?;
+                guest.sh("chmod 755 /etc/coms/plugins/check")?;
+            } else {
+                append(file, JUDGED)?;
+            }
+            continue;
+        }
+        let said = typed(guest, line)?;
+        println!("{said}");
+        if line.contains("plugin new") {
+            to_add = said;
+        }
+    }
+    let is = |what: &str| guest.sh(&format!("systemctl show -P {what} coms-plugins"));
+    assert_eq!((is("ActiveState")?.trim(), is("UnitFileState")?.trim()), ("active", "enabled"));
+    wait("the agent to hear both plugins' measurements", 60, || {
+        let status = coms(guest, &["status"])?;
+        let heard = |name: &str| {
+            let all = status["workloads"].as_array();
+            let one = all.and_then(|all| all.iter().find(|w| w["workload"] == name));
+            one.is_some_and(|w| w["samples"].as_u64() > Some(2))
+        };
+        Ok(heard("mine") && heard("check"))
+    })
+    .map_err(|e| {
+        let more = "coms status; coms plugin list; journalctl --no-pager -n 40 -u coms-plugins -u coms-agent";
+        format!("{e}\n{}", guest.sh(more).unwrap_or_default())
+    })?;
+    println!("{}", guest.sh("coms status; coms plugin list")?);
+    let memory =
+        guest.sh("grep -E '^(Rss|Pss):' /proc/$(systemctl show -P MainPID coms-plugins)/smaps_rollup")?;
+    println!("accel=tcg; coms-plugins in the systemd guest: {}", memory.replace('\n', " "));
+    Ok(())
+}
+
+const CHECK: &str = "\n[[plugin]]\nname = \"check\"\nkind = \"nagios\"\ncommand = [\"/etc/coms/plugins/check\"]\n\
+    interval_ms = 1000\n";
+const JUDGED: &str = "\n[[workload]]\nname = \"check\"\nprobe = { plugin = \"check\" }\ninterval_ms = 1000\nslower_than_factor = 2.0\n";
+
+/// What `coms plugin new` said is to be added to this file.
+fn said_to_add(said: &str, file: &str) -> Option<String> {
+    let (_, rest) = said.split_once(&format!("{file}:\n"))?;
+    let block = rest.split("\n\n").next()?;
+    Some(std::iter::once("\n".to_owned()).chain(block.lines().map(|l| format!("{}\n", l.trim()))).collect())
 }
 
 /// README's page asked for a move and waited.

@@ -5,7 +5,7 @@
 use coms_lab::{GuestConfig, build_agent};
 use coms_packages::machine::Machine;
 use coms_packages::pool::Pool;
-use coms_packages::{Result, packages, page, wait};
+use coms_packages::{Page, Result, as_root, packages, page, wait};
 
 #[test]
 fn the_operators_page_ends_in_a_migration() -> Result<()> {
@@ -44,6 +44,7 @@ fn the_operators_page_ends_in_a_migration() -> Result<()> {
     }
     assert_eq!(pool.where_is("web-1")?, [1], "it runs at the other host, and only there");
     assert_eq!(guest.sh("echo alive")?, "alive\n");
+    the_rest_of_the_page(&pool, &page)?;
     the_hook_keeps_moves_away(&pool)?;
 
     for i in 0..2 {
@@ -73,6 +74,43 @@ fn web_1() -> Result<GuestConfig> {
         files: vec![file("usr/bin/coms-agent", &built.agent)?, file("usr/bin/coms", &built.cli)?],
         ..GuestConfig::default()
     })
+}
+
+/// Its other lines, each where the VM is by then. What they leave behind is taken back.
+fn the_rest_of_the_page(pool: &Pool, page: &Page) -> Result<()> {
+    let [lines] = page.more.as_slice() else {
+        return Err(format!("README's page has other blocks now: {:?}", page.more).into());
+    };
+    for line in lines {
+        let here = pool.where_is("web-1")?[0];
+        if line.contains("--notice") {
+            announced_and_called_off(pool.machine(here), line)?;
+            continue;
+        }
+        println!("{}", pool.typed(here, page, line)?);
+        if line.contains("comsctl migrate ") {
+            wait("it to arrive", 30, || Ok(pool.where_is("web-1")? == [1 - here]))?;
+        }
+    }
+    let here = pool.where_is("web-1")?[0];
+    pool.machine(here).must("comsctl resume; rm /etc/coms/no-incoming")?;
+    assert_eq!(here, 0, "moved by one of them");
+    // Where the hook's part begins.
+    pool.machine(0).must("comsctl migrate web-1")?;
+    wait("it to arrive", 30, || Ok(pool.where_is("web-1")? == [1]))
+}
+
+/// Nobody waits for the ten minutes: it is seen to be announced, and called off.
+fn announced_and_called_off(machine: &Machine, line: &str) -> Result<()> {
+    println!("{}# {line}", machine.name());
+    machine.must(&format!("{} --no-wait", as_root(line)))?;
+    let all: serde_json::Value = serde_json::from_str(&machine.must("comsctl --json migrations")?)?;
+    let last = all.as_array().and_then(|all| all.last()).ok_or("no migrations")?;
+    assert_eq!(last["state"], "announced", "{last}");
+    let id = last["migration"].as_str().ok_or("no id")?;
+    println!("{}", machine.must(&format!("comsctl cancel {id}"))?);
+    let over = || Ok(machine.must(&format!("comsctl --json show {id}"))?.contains("\"cancelled\""));
+    wait("it to be called off", 20, over)
 }
 
 /// Whoever moves it.

@@ -61,17 +61,21 @@ fn lines(text: &str) -> Vec<String> {
 /// What a package needs of its distribution: neither of rpm itself nor of itself.
 fn needs(rpm: &Path) -> Result<Vec<String>> {
     let all = lines(&must(&["rpm", "-qp", "--requires", &text(rpm)])?);
-    Ok(all.into_iter().filter(|r| !r.starts_with("rpmlib(") && !r.starts_with("config(")).collect())
+    let own = ["rpmlib(", "config(", "coms-agent >="];
+    Ok(all.into_iter().filter(|r| !own.iter().any(|o| r.starts_with(o))).collect())
 }
 
 #[test]
 fn they_need_little_and_nothing_new() -> Result<()> {
     let p = packages()?;
-    let agent = needs(&p.agent_rpm)?;
-    assert!(
-        agent.iter().all(|r| ["/bin/sh", "systemd", "rtld(GNU_HASH)"].contains(&r.as_str())),
-        "the agent is static: {agent:?}"
-    );
+    for guests in [&p.agent_rpm, &p.plugins_rpm] {
+        let needed = needs(guests)?;
+        assert!(
+            needed.iter().all(|r| ["/bin/sh", "systemd", "rtld(GNU_HASH)"].contains(&r.as_str())),
+            "{} is static: {needed:?}",
+            guests.display()
+        );
+    }
     let broker = needs(&p.broker_rpm)?;
     println!("coms-broker needs: {}", broker.join(", "));
     assert!(broker.iter().any(|r| r.starts_with("libvirt.so.0")), "{broker:?}");
@@ -91,10 +95,11 @@ fn they_need_little_and_nothing_new() -> Result<()> {
 fn installed_verified_upgraded_and_erased() -> Result<()> {
     let p = packages()?;
     let root = Root::new()?;
-    for rpm in [&p.agent_rpm, &p.broker_rpm] {
+    for rpm in p.rpms() {
         std::fs::copy(rpm, root.top.join("rpms").join(rpm.file_name().unwrap()))?;
     }
-    stand_in(&root, &[needs(&p.agent_rpm)?, needs(&p.broker_rpm)?].concat())?;
+    let needed: Vec<Vec<String>> = p.rpms().into_iter().map(|rpm| needs(rpm)).collect::<Result<_>>()?;
+    stand_in(&root, &needed.concat())?;
     let said = root.run(
         r#"
         rpm --initdb
@@ -102,20 +107,23 @@ fn installed_verified_upgraded_and_erased() -> Result<()> {
         if rpm -i --test /rpms/coms-broker-*.rpm 2>/tmp/why; then echo "not refused"; exit 1; fi
         grep -q libvirt.so.0 /tmp/why
         rpm -i /rpms/stand-in-*.rpm
+        if rpm -i --test /rpms/coms-plugins-*.rpm 2>/tmp/why; then echo "not refused"; exit 1; fi
+        grep -q 'coms-agent >= ' /tmp/why
         # Directories that such a distribution's first package has.
         mkdir -p /usr/share/fish/vendor_completions.d /usr/share/licenses /usr/share/zsh/site-functions
         find / -xdev ! -path '/proc/*' ! -path '/var/lib/rpm/*' ! -path '/root/.rpmdb*' ! -path '/tmp/*' | sort >/tmp/before
-        rpm -i /rpms/coms-agent-*.rpm /rpms/coms-broker-*.rpm
-        rpm -V coms-agent coms-broker
-        getent passwd coms-agent >/dev/null; getent group coms-admin >/dev/null; test -d /var/lib/coms
+        rpm -i /rpms/coms-agent-*.rpm /rpms/coms-plugins-*.rpm /rpms/coms-broker-*.rpm
+        rpm -V coms-agent coms-plugins coms-broker
+        getent passwd coms-agent coms-plugins coms-probe >/dev/null; getent group coms-admin >/dev/null; test -d /var/lib/coms
         coms-agent --check
         comsctl config check
-        rpm -q --scripts coms-agent coms-broker | grep -c scriptlet
+        coms plugin check
+        rpm -q --scripts coms-agent coms-plugins coms-broker | grep -c scriptlet
         echo '# mine' >>/etc/coms/agent.toml
         rpm -V coms-agent | grep '^S.*c /etc/coms/agent.toml'
         rpm -U --force /rpms/coms-agent-*.rpm
         tail -n 1 /etc/coms/agent.toml
-        rpm -e coms-agent coms-broker
+        rpm -e coms-agent coms-plugins coms-broker
         ls /etc/coms
         find / -xdev ! -path '/proc/*' ! -path '/var/lib/rpm/*' ! -path '/root/.rpmdb*' ! -path '/tmp/*' | sort >/tmp/after
         diff /tmp/before /tmp/after | grep -v -E '/etc/(passwd|group|shadow|gshadow)-|/etc/.pwd.lock' || :

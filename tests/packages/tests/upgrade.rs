@@ -4,8 +4,8 @@
 
 use coms_lab::{Guest, GuestConfig, GuestFile, System, workspace_root};
 use coms_packages::pool::{Pool, as_on};
-use coms_packages::{Packages, Result, packages, wait};
-use std::path::Path;
+use coms_packages::{Result, one_in, wait};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const VM: &str = "web-1";
@@ -20,8 +20,15 @@ enum Which {
     This,
 }
 
-fn previous() -> Result<Packages> {
-    Packages::in_dir(&workspace_root().join("target/packages-previous"))
+/// A version's packages that are exchanged; the one before this had no others.
+struct Debs {
+    agent: PathBuf,
+    broker: PathBuf,
+}
+
+fn debs_in(dir: &str) -> Result<Debs> {
+    let dir = workspace_root().join("target").join(dir);
+    Ok(Debs { agent: one_in(&dir, "coms-agent_", ".deb")?, broker: one_in(&dir, "coms-broker_", ".deb")? })
 }
 
 fn file_name(path: &Path) -> String {
@@ -31,13 +38,13 @@ fn file_name(path: &Path) -> String {
 struct Play {
     pool: Pool,
     guest: Guest,
-    previous: Packages,
-    this: Packages,
+    previous: Debs,
+    this: Debs,
     moves: usize,
 }
 
 impl Play {
-    fn of(&self, which: Which) -> &Packages {
+    fn of(&self, which: Which) -> &Debs {
         match which {
             Which::Previous => &self.previous,
             Which::This => &self.this,
@@ -47,7 +54,7 @@ impl Play {
     /// Upgrades or downgrades the brokers of both hosts. In between nothing moves towards the older one: it leaves no sign
     /// of life that the newer one knows.
     fn brokers(&mut self, which: Which) -> Result<()> {
-        let deb = file_name(&self.of(which).broker_deb);
+        let deb = file_name(&self.of(which).broker);
         for i in 0..2 {
             println!("{}: {deb}", self.pool.machine(i).name());
             let keep = "-o Dpkg::Options::=--force-confold";
@@ -63,7 +70,7 @@ impl Play {
     }
 
     fn agent(&mut self, which: Which) -> Result<()> {
-        let deb = file_name(&self.of(which).agent_deb);
+        let deb = file_name(&self.of(which).agent);
         println!("{VM}: {deb}");
         let line = format!(
             "cd /root; apt-get install -y --allow-downgrades -o Dpkg::Options::=--force-confold ./{deb} 2>&1"
@@ -114,13 +121,13 @@ impl Play {
 
 #[test]
 fn up_and_down_in_both_orders_with_a_move_in_every_mixed_state() -> Result<()> {
-    let (this, previous) = (packages()?, previous()?);
+    let (this, previous) = (debs_in("packages")?, debs_in("packages-previous")?);
     let pool = Pool::up()?;
     for (i, machine) in pool.machines.iter().enumerate() {
-        for deb in [&previous.broker_deb, &this.broker_deb] {
+        for deb in [&previous.broker, &this.broker] {
             machine.copy_in(deb, &format!("/root/{}", file_name(deb)))?;
         }
-        machine.must(&format!("apt-get install -y ./{} 2>&1", file_name(&previous.broker_deb)))?;
+        machine.must(&format!("apt-get install -y ./{} 2>&1", file_name(&previous.broker)))?;
         machine.write("/etc/coms/broker.toml", &as_on(i, BROKER_TOML))?;
         machine.must("systemctl restart coms-broker")?;
     }
@@ -132,13 +139,13 @@ fn up_and_down_in_both_orders_with_a_move_in_every_mixed_state() -> Result<()> {
         memory_mib: 512,
         system: System::Debian,
         persistent: true,
-        files: vec![file(&previous.agent_deb)?, file(&this.agent_deb)?],
+        files: vec![file(&previous.agent)?, file(&this.agent)?],
         ..GuestConfig::default()
     };
     let guest = pool.lab.boot(config, "host1")?;
     let install = format!(
         "cd /root; apt-get install -y ./{} 2>&1 && printf '{AGENT_TOML}' >/etc/coms/agent.toml && systemctl restart coms-agent",
-        file_name(&previous.agent_deb)
+        file_name(&previous.agent)
     );
     guest
         .exec_with(

@@ -4,7 +4,7 @@
 use crate::{Programs, Result};
 use coms_lab::AgentBinaries;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
@@ -13,14 +13,19 @@ pub const FIRST: &str = "2f6780a90c95d3385d43e8b4c4f2747aa883b4bc";
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
+/// Where they are unpacked.
+pub fn first_sources() -> PathBuf {
+    coms_lab::workspace_root().join("target/first/sources")
+}
+
 /// Builds them, without optimising: nobody times them.
 pub fn first_programs() -> Result<&'static Programs> {
     static PROGRAMS: OnceLock<Programs> = OnceLock::new();
     if let Some(programs) = PROGRAMS.get() {
         return Ok(programs);
     }
-    let first = coms_lab::workspace_root().join("target/first");
-    let (sources, target) = (first.join("sources"), first.join("target"));
+    let sources = first_sources();
+    let target = sources.with_file_name("target");
     if !sources.join("Cargo.lock").exists() {
         unpack(&sources)?;
     }

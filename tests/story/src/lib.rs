@@ -10,7 +10,7 @@ mod told;
 use coms_lab::{
     AgentBinaries, AgentConfig, Guest, GuestConfig, Host, HostConfig, Lab, LabConfig, Process, Signal, System,
 };
-pub use first::first_programs;
+pub use first::{FIRST, first_programs, first_sources};
 use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;

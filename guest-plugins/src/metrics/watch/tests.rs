@@ -9,9 +9,13 @@ fn wanted() -> Wanted {
         labels: BTreeMap::new(),
         quantile: 0.95,
         unit_s: 1.0,
-        requests: Some("http_requests_total".into()),
-        errors: Some("http_errors".into()),
+        requests: None,
+        errors: None,
     }
+}
+
+fn counting() -> Wanted {
+    Wanted { requests: Some("http_requests_total".into()), errors: Some("http_errors".into()), ..wanted() }
 }
 
 fn histogram(buckets: &[(&str, u64)], more: &str) -> String {
@@ -46,7 +50,7 @@ fn a_service_that_restarted_begins_anew() {
     let before = histogram(&[("0.1", 1000), ("1", 1000), ("+Inf", 1000)], "") + "http_requests_total 1000\n";
     let anew = histogram(&[("0.1", 0), ("1", 20), ("+Inf", 20)], "")
         + "http_requests_total 20\nhttp_errors_total 3\n";
-    let r = after(&mut Watch::new(wanted()), &[&before, &anew]);
+    let r = after(&mut Watch::new(counting()), &[&before, &anew]);
     assert_eq!((r.latency_us, r.requests, r.errors), (Some(955_000), Some(20.0), None));
 }
 
@@ -108,6 +112,25 @@ fn what_is_missing_or_unreadable_is_said_with_what_there_is() {
     let r = watch.scrape(S, b"http_seconds{le= 1\nhttp_seconds_bucket{le=\"1\"} x\n");
     assert!(r.problems[0].what.contains("2 lines"), "{r:?}");
     assert!(!watch.scrape(S, b"<html>not found</html>").problems.is_empty());
+}
+
+#[test]
+fn a_counter_that_is_not_there_is_missed_and_one_of_errors_may_come_later() {
+    let there = histogram(&[("0.1", 1), ("+Inf", 1)], "");
+    let r = Watch::new(counting()).scrape(S, there.as_bytes());
+    assert!(r.problems.len() == 1 && r.problems[0].what.contains("no counter http_requests_total"), "{r:?}");
+    let r = Watch::new(counting()).scrape(S, (there + "http_requests_total 1\n").as_bytes());
+    assert_eq!(r.problems, []);
+}
+
+#[test]
+fn labels_that_nothing_has_are_told_with_those_that_are_there() {
+    let mut sell = wanted();
+    sell.labels.insert("path".into(), "/sell".into());
+    let buy = histogram(&[("0.1", 1), ("+Inf", 1)], ",path=\"/buy\"");
+    let r = Watch::new(sell).scrape(S, buy.as_bytes());
+    assert!(r.problems[0].what.contains("no series of it has the labels"), "{r:?}");
+    assert!(r.problems[0].mend.contains("path=\"/buy\""), "{r:?}");
 }
 
 #[test]
