@@ -6,6 +6,9 @@
 # takes the libvirt packages that bring none: the lab runs its own libvirtd in namespaces.
 # With everything in place it changes nothing and ends at once.
 #
+# It also makes a Debian guest with systemd, PostgreSQL, nginx and monitoring plugins, for the story and the demo of plugins
+# (about a minute and a half, once).
+#
 # `tests/setup.sh bench` also makes what only `make bench` needs: a Debian guest with systemd and
 # qemu-guest-agent (about a minute, once). `tests/setup.sh packages` brings what `make packages` needs, and
 # `tests/setup.sh test-packages` what its tests need beside all of that: linters, systemd-nspawn, and a Debian host with
@@ -25,6 +28,8 @@ readonly PACKAGES=(
   gcc libc6-dev pkg-config ca-certificates python3
   # What customers measure with, for the tests of plugins.
   monitoring-plugins-basic monitoring-plugins-standard python3-statsd python3-jsonschema libfaketime
+  # What makes Debian guests.
+  debootstrap e2fsprogs
 )
 # What those tests measure. Installed they would run, so they are only unpacked.
 readonly SERVICES=(prometheus-node-exporter nginx postgresql-15 postgresql-client-15)
@@ -44,11 +49,11 @@ readonly HOST_PACKAGES=(
   iproute2 procps rpm
 )
 
-# What only the Debian guest of the benches needs: here ...
-readonly BENCH_PACKAGES=(debootstrap e2fsprogs)
-# ... in it ...
+# What is in every Debian guest ...
 readonly GUEST_PACKAGES=systemd,systemd-sysv,dbus,udev,iproute2,procps,qemu-guest-agent
-# ... and to find its disk. Order as above; these come after those.
+# ... what is also in the one with services ...
+readonly GUEST_SERVICES=(postgresql-15 nginx-light monitoring-plugins-basic python3)
+# ... and what finds their disks. Order as above; these come after those.
 readonly DISK_MODULES=(
   virtio_blk crc16 crc32c_generic libcrc32c mbcache jbd2 ext4 overlay
 )
@@ -77,9 +82,8 @@ rust_is_new_enough() {
 missing_packages() {
   local installed package wanted=("${PACKAGES[@]}")
   case $WANTED in
-    bench) wanted+=("${BENCH_PACKAGES[@]}") ;;
     packages) wanted+=("${PACKAGING_PACKAGES[@]}") ;;
-    test-packages) wanted+=("${BENCH_PACKAGES[@]}" "${PACKAGING_PACKAGES[@]}" "${PACKAGE_TEST_PACKAGES[@]}") ;;
+    test-packages) wanted+=("${PACKAGING_PACKAGES[@]}" "${PACKAGE_TEST_PACKAGES[@]}") ;;
   esac
   installed=$(dpkg-query -W -f '${Package} ${db:Status-Status}\n' "${wanted[@]}" 2>/dev/null || true)
   for package in "${wanted[@]}"; do
@@ -209,28 +213,45 @@ debian_mirror() {
 
 # A root file system on a disk image that nobody writes to: each guest lays a tmpfs over it, so one image serves
 # all guests on all hosts, and libvirt moves them as it moves any VM whose disks are read-only.
-make_debian() {
+make_debian() { # make_debian DIRECTORY [PACKAGE...]: what is not in every Debian guest
+  local name=$1
+  shift
   local kernel version modules suite mirror
   # shellcheck source=/dev/null
   suite=$(. /etc/os-release && printf %s "${VERSION_CODENAME:-}")
   mirror=$(debian_mirror "$suite")
-  [[ -n $mirror ]] || fail "apt's sources name no Debian archive with $suite main: needed for the benches' Debian guest"
+  [[ -n $mirror ]] || fail "apt's sources name no Debian archive with $suite main: needed for the Debian guest"
   begin_work
   unpack_kernel
   take_modules "${MODULES[@]}" "${DISK_MODULES[@]}"
-  say "Debian guest: $suite from $mirror (about a minute)"
+  say "Debian guest${*:+ with $*}: $suite from $mirror (about a minute)"
   debootstrap --variant=minbase --include="$GUEST_PACKAGES" "$suite" root "$mirror" >debootstrap.log 2>&1 ||
     { tail -n 20 debootstrap.log >&2; fail 'debootstrap failed (its last words are above)'; }
+  [[ $# -eq 0 ]] || install_into root "$@"
   # No password, no ssh: nobody logs in. The console is for the journal.
   : >root/etc/fstab
   printf 'uninitialized\n' >root/etc/machine-id
   rm -rf root/var/cache/apt/archives/*.deb root/var/lib/apt/lists/* root/usr/share/doc root/usr/share/locale
   mkdir -p root/var/lib/coms root/etc/coms
-  mke2fs -q -t ext4 -L debian -d root ready/disk.img 900M >/dev/null
+  mke2fs -q -t ext4 -L debian -d root ready/disk.img $(($# ? 1600 : 900))M >/dev/null
   printf '%s %s %s %s\n' "$suite" "$mirror" "$kernel" "$version" >ready/VERSION
-  debian_wanted >ready/WANTED
-  rm -rf "${cache:?}/debian"
-  mv ready "$cache/debian"
+  debian_wanted "$@" >ready/WANTED
+  rm -rf "${cache:?}/$name"
+  mv ready "$cache/$name"
+}
+
+# install_into ROOT PACKAGE...: none of their services is started.
+install_into() {
+  local root=$1
+  shift
+  printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
+  chmod +x "$root/usr/sbin/policy-rc.d"
+  # As this machine reaches the archive.
+  cp /etc/resolv.conf "$root/etc/resolv.conf"
+  [[ -d /etc/apt/apt.conf.d ]] && find /etc/apt/apt.conf.d -name '*proxy*' -exec cp {} "$root/etc/apt/apt.conf.d/" \;
+  DEBIAN_FRONTEND=noninteractive chroot "$root" apt-get install -y --no-install-recommends "$@" \
+    >apt.log 2>&1 || { tail -n 20 apt.log >&2; fail "installing into the Debian tree failed (see above): $*"; }
+  rm -rf "$root/usr/sbin/policy-rc.d" "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/* "$root/etc/resolv.conf"
 }
 
 # A host's root: each of the tests' hosts lays a tmpfs over it.
@@ -244,14 +265,7 @@ make_host() {
   say "Debian host: $suite from $mirror (some minutes)"
   debootstrap --variant=minbase "$suite" ready "$mirror" >debootstrap.log 2>&1 ||
     { tail -n 20 debootstrap.log >&2; fail 'debootstrap failed (its last words are above)'; }
-  printf '#!/bin/sh\nexit 101\n' >ready/usr/sbin/policy-rc.d
-  chmod +x ready/usr/sbin/policy-rc.d
-  # As this machine reaches the archive.
-  cp /etc/resolv.conf ready/etc/resolv.conf
-  [[ -d /etc/apt/apt.conf.d ]] && find /etc/apt/apt.conf.d -name '*proxy*' -exec cp {} ready/etc/apt/apt.conf.d/ \;
-  DEBIAN_FRONTEND=noninteractive chroot ready apt-get install -y --no-install-recommends "${HOST_PACKAGES[@]}" \
-    >apt.log 2>&1 || { tail -n 20 apt.log >&2; fail 'installing libvirt into the Debian host failed (see above)'; }
-  rm -rf ready/usr/sbin/policy-rc.d ready/var/cache/apt/archives/*.deb ready/var/lib/apt/lists/* ready/etc/resolv.conf
+  install_into ready "${HOST_PACKAGES[@]}"
   # Its network of NAT is of no use here and needs dnsmasq.
   rm -f ready/etc/libvirt/qemu/networks/autostart/*
   : >ready/etc/machine-id
@@ -262,7 +276,9 @@ make_host() {
   mv WANTED "$cache/host.WANTED"
 }
 
-debian_wanted() { printf '%s\n' "$GUEST_PACKAGES" "${MODULES[@]}" "${DISK_MODULES[@]}"; }
+debian_wanted() { # debian_wanted [PACKAGE...]
+  printf '%s\n' "$GUEST_PACKAGES" "${MODULES[@]}" "${DISK_MODULES[@]}" "$@"
+}
 
 mapfile -t missing < <(missing_packages)
 if ! rust_is_new_enough; then
@@ -287,9 +303,12 @@ fi
 if [[ $(cat "$cache/services/WANTED" 2>/dev/null || true) != "$(printf '%s\n' "${SERVICES[@]}")" ]]; then
   (fill_services)
 fi
+if [[ $(cat "$cache/debian-services/WANTED" 2>/dev/null || true) != "$(debian_wanted "${GUEST_SERVICES[@]}")" ]]; then
+  (make_debian debian-services "${GUEST_SERVICES[@]}")
+fi
 cached_debian=$(cat "$cache/debian/WANTED" 2>/dev/null || true)
 if [[ $WANTED =~ ^(bench|test-packages)$ && $cached_debian != "$(debian_wanted)" ]]; then
-  (make_debian)
+  (make_debian debian)
 fi
 cached_host=$(cat "$cache/host.WANTED" 2>/dev/null || true)
 if [[ $WANTED == test-packages && $cached_host != "$(printf '%s\n' "${HOST_PACKAGES[@]}")" ]]; then

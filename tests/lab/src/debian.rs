@@ -9,19 +9,20 @@ use std::{
 use crate::{
     cpio::Archive,
     error::{Doing as _, Error, Result},
-    guest::GuestConfig,
+    guest::{GuestConfig, System},
     guest_spec::{ADDED_DIR, GuestSpec, SPEC_PATH},
     initramfs::{add_base, add_parents, spec_json},
     lab::Programs,
 };
 
-/// As tests/setup.sh leaves it: `vmlinuz`, `modules/`, `disk.img`.
-pub(crate) fn dir() -> PathBuf {
-    crate::workspace_root().join("target/lab-cache/debian")
-}
-
-pub(crate) fn disk() -> PathBuf {
-    dir().join("disk.img")
+/// As tests/setup.sh leaves it: `vmlinuz`, `modules/`, `disk.img`. None: not from a disk.
+pub(crate) fn dir(system: System) -> Option<PathBuf> {
+    let name = match system {
+        System::Busybox => return None,
+        System::Debian => "debian",
+        System::DebianServices => "debian-services",
+    };
+    Some(crate::workspace_root().join("target/lab-cache").join(name))
 }
 
 const UNITS: &str = "/etc/systemd/system";
@@ -41,17 +42,17 @@ WantedBy=multi-user.target
 ";
 
 /// Writes what the guest boots from.
-pub(crate) fn write_initrd(path: &Path, programs: &Programs, config: &GuestConfig) -> Result<()> {
-    let image = disk();
+pub(crate) fn write_initrd(path: &Path, dir: &Path, programs: &Programs, config: &GuestConfig) -> Result<()> {
+    let image = dir.join("disk.img");
     if !image.is_file() {
         return Err(Error::Unfit(format!(
-            "{} is missing: the Debian guest is made by `tests/setup.sh bench`",
+            "{} is missing: the Debian guest is made by `tests/setup.sh bench`, the one with services by `make setup`",
             image.display()
         )));
     }
     let read = |path: &Path| fs::read(path).doing(|| format!("reading {}", path.display()));
     let mut archive = Archive::default();
-    add_base(&mut archive, &programs.guest, &dir().join("modules"))?;
+    add_base(&mut archive, &programs.guest, &dir.join("modules"))?;
     let spec = GuestSpec {
         name: config.name.clone(),
         ip: config.ip,

@@ -6,7 +6,7 @@ use coms_protocol::{LINE_ALIAS, PORT_NAME};
 
 use crate::{
     debian,
-    guest::{GuestConfig, Line, System},
+    guest::{GuestConfig, Line},
     requirements::kernel_dir,
 };
 
@@ -18,19 +18,18 @@ pub(crate) fn console_path(name: &str) -> String {
 /// The same on every host: nothing in it names one.
 pub(crate) fn domain_xml(config: &GuestConfig, uuid: &str, initrd: &Path) -> String {
     let name = &config.name;
-    let (kernel, disk, options) = match config.system {
-        System::Busybox => (kernel_dir(), String::new(), ""),
+    let (kernel, disk, options) = match debian::dir(config.system) {
+        None => (kernel_dir(), String::new(), ""),
         // Read-only, which libvirt holds to be safe to migrate wherever the file is.
-        System::Debian => (
-            debian::dir(),
-            format!(
-                "<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{}'/>\
+        Some(dir) => {
+            let disk = format!(
+                "<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{}/disk.img'/>\
                  <target dev='vda' bus='virtio'/><readonly/></disk>",
-                debian::disk().display()
-            ),
+                dir.display()
+            );
             // The address is the one that PID 1 gave to eth0.
-            " net.ifnames=0 systemd.show_status=no",
-        ),
+            (dir, disk, " net.ifnames=0 systemd.show_status=no")
+        }
     };
     let ports =
         config.port.then_some(PORT_NAME).into_iter().chain(config.more_ports.iter().map(String::as_str));

@@ -37,6 +37,8 @@ pub enum System {
     /// Debian with systemd and what `tests/setup.sh bench` puts beside it, from a disk that nobody writes to: 20 s.
     /// Its agent runs by the unit of `packaging/systemd`.
     Debian,
+    /// The same with PostgreSQL, nginx, monitoring plugins and Python, as `make setup` makes it; both servers run.
+    DebianServices,
 }
 
 /// What a guest should be like.
@@ -168,11 +170,9 @@ impl Guest {
             return Err(Error::Unfit(format!("guest name {:?}: letters, digits and - only", config.name)));
         }
         let initrd = lab.run_dir.join(format!("{}.cpio", config.name));
-        match config.system {
-            System::Busybox => {
-                initramfs::write_for_guest(&initrd, &initramfs::base_path(&lab.run_dir), &config)?;
-            }
-            System::Debian => debian::write_initrd(&initrd, &lab.programs, &config)?,
+        match debian::dir(config.system) {
+            None => initramfs::write_for_guest(&initrd, &initramfs::base_path(&lab.run_dir), &config)?,
+            Some(dir) => debian::write_initrd(&initrd, &dir, &lab.programs, &config)?,
         }
         let uuid = random_uuid()?;
         let xml = lab.run_dir.join(format!("{}.xml", config.name));
@@ -194,7 +194,7 @@ impl Guest {
         let start = Instant::now();
         let at_most = match self.config.system {
             System::Busybox => BOOT_TIME,
-            System::Debian => DEBIAN_BOOT_TIME,
+            System::Debian | System::DebianServices => DEBIAN_BOOT_TIME,
         };
         loop {
             let error = match self.try_exec(&["true"], "", Duration::from_millis(500), EXEC_TIME) {

@@ -1,6 +1,7 @@
 //! The whole product on the lab: brokers on real hosts, the agent in real guests, and short words for what
 //! the tests and the demo do with them.
 
+pub mod database;
 pub mod demo;
 pub mod faults;
 mod first;
@@ -8,7 +9,7 @@ mod measured;
 mod told;
 
 use coms_lab::{
-    AgentBinaries, AgentConfig, Guest, GuestConfig, Host, HostConfig, Lab, LabConfig, Process, Signal,
+    AgentBinaries, AgentConfig, Guest, GuestConfig, Host, HostConfig, Lab, LabConfig, Process, Signal, System,
 };
 pub use first::{FIRST, first_programs, first_sources};
 pub use measured::measured;
@@ -316,19 +317,31 @@ impl Stage {
     pub fn boot(&self, i: usize, config: GuestConfig, agent_toml: &str) -> Result<Guest> {
         let env = [("COMS_TEST_STOP_AT".to_owned(), AGENT_STOPS_AT.to_owned())].into();
         let agent = Some(AgentConfig { toml: Some(agent_toml.into()), env, ..AgentConfig::default() });
+        // systemd starts everything at once.
+        let seconds = match config.system {
+            System::Busybox => 20,
+            System::Debian | System::DebianServices => 120,
+        };
         let guest = self.lab.boot(GuestConfig { agent, ..config }, HOSTS[i])?;
-        self.wait_for_agent(&guest)?;
+        self.wait_for_agent_within(&guest, seconds)?;
         Ok(guest)
     }
 
     pub fn wait_for_agent(&self, guest: &Guest) -> Result<()> {
+        self.wait_for_agent_within(guest, 60)
+    }
+
+    fn wait_for_agent_within(&self, guest: &Guest, seconds: u64) -> Result<()> {
         let mut last = Value::Null;
-        self.wait(&format!("the agent of {} to be connected", guest.name()), 60, || {
+        self.wait(&format!("the agent of {} to be connected", guest.name()), seconds, || {
             last = coms(guest, &["status"])?;
             Ok(last["connected"] == true)
         })
         .map_err(|e| {
-            let log = guest.sh("cat /var/log/coms-agent.stderr").unwrap_or_default();
+            let log = guest
+                .sh("cat /var/log/coms-agent.stderr || { systemctl list-jobs; systemctl status coms-agent; \
+                     journalctl -b -n 60; }")
+                .unwrap_or_else(|e| e.to_string());
             format!("{e}\nstatus {last}\n--- agent of {}\n{log}", guest.name()).into()
         })
     }

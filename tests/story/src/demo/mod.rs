@@ -7,6 +7,7 @@ mod echo;
 mod follow;
 mod measure;
 mod notice;
+mod plugin;
 mod random;
 mod random_svg;
 mod scenario;
@@ -27,7 +28,7 @@ struct Scenario {
     play: fn(&mut Screen) -> Result<Vec<String>>,
 }
 
-const SCENARIOS: [Scenario; 3] = [
+const SCENARIOS: [Scenario; 4] = [
     Scenario {
         name: "neighbours",
         about: "a VM whose neighbours get busy asks to move, and is itself again (the COMS paper's Figure 1)",
@@ -42,6 +43,11 @@ const SCENARIOS: [Scenario; 3] = [
         name: "random",
         about: "a VM is moved at random times over three hosts, up to its budget (the COMS paper's module D)",
         play: random::random,
+    },
+    Scenario {
+        name: "plugin",
+        about: "a Nagios check of PostgreSQL's speed, as the customer has it already, makes the VM move",
+        play: plugin::plugin,
     },
 ];
 
@@ -109,6 +115,6 @@ fn help() -> String {
         out += &format!("  {:<12}{}\n", s.name, s.about);
     }
     out += "\nExit status: 0 shown; 1 not shown, with the reason; 2 wrong usage.\n\n\
-            Examples:\n  sudo make demo\n  sudo make demo S=neighbours\n  sudo make demo S=notice\n";
+            Examples:\n  sudo make demo\n  sudo make demo S=neighbours\n  sudo make demo S=notice\n  sudo make demo S=plugin\n";
     out
 }
