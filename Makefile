@@ -14,7 +14,7 @@ B ?=
 
 help:
 	@echo "make demo        a VM saves itself from noisy neighbours (needs root; < 5 min after building)"
-	@echo "make test        every test, on real libvirt hosts and guests (needs root; about 40 min)"
+	@echo "make test        every test, on real libvirt hosts and guests (needs root; about 45 min)"
 	@echo "make bench       measures what is promised, into target/bench (needs root; about 40 min on a quiet machine)"
 	@echo "make test-quick  the tests that need no root and no VM"
 	@echo "make test-faults every row of the fault table, of which make test plays a sample (needs root; about 30 min)"
@@ -22,7 +22,7 @@ help:
 	@echo "make build       the programs, into target/release"
 	@echo "make man         the manual pages, into target/man (man -l target/man/comsctl.8)"
 	@echo "make packages    .deb and .rpm of all programs, checksums, bills of materials, into target/packages (needs root)"
-	@echo "make test-packages  installs them, the way people do, on hosts and in guests of its own (needs root)"
+	@echo "make test-packages  installs them, the way people do, on hosts and in guests of its own (needs root; about 20 min)"
 	@echo "make fuzz        search the wire for a crash (needs cargo-fuzz and a nightly toolchain); TARGET=perfdata, plugin_line,"
 	@echo "                 metrics or statsd: what plugins say"
 

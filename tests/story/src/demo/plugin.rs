@@ -10,7 +10,7 @@ use coms_lab::Guest;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-const NEIGHBOURS: u8 = 4;
+const NEIGHBOURS: u8 = 2;
 const ASKING: &str = "[asking]\ncooldown_s = 600\nbackoff_s = 15\nsettle_s = 3\ncheck_s = 10\n";
 /// A transaction is slow when it takes at least so many times the usual, and is back at no more than this.
 const SLOW: f64 = 1.5;
