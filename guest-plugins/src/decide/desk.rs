@@ -69,7 +69,9 @@ impl Desk {
     pub fn new(config: &Config, now: Duration) -> Self {
         let standing = |plugin: &Plugin| Standing {
             asked: match &plugin.kind {
-                Kind::Execd(e) if e.notices || e.hold_s > 0 => Some(Asked::new(e.notices, e.hold_s)),
+                Kind::Execd(e) if e.notices || e.hold_s > 0 => {
+                    Some(Asked::new(e.notices, e.notice_s, e.hold_s))
+                }
                 Kind::Execd(_) | Kind::Nagios(_) | Kind::OpenMetrics(_) | Kind::StatsD(_) => None,
             },
             plugin: plugin.clone(),
