@@ -148,6 +148,25 @@ fn a_wish_becomes_a_request_where_it_may_and_once() {
 }
 
 #[test]
+fn a_bad_moment_holds_a_move_also_without_notices() {
+    let mut vm = Machine::new("");
+    says(&vm, r#"{"v":1,"bad_moment":"backup"}"#);
+    vm.start();
+    let _plugins = Plugins::start(&vm, "hold_s = 2\n");
+    let config = vm.path("plugins.toml").display().to_string();
+    vm.until("bad", |vm| {
+        vm.json(&["status"])["apps"][0]["app"] == "plugin db"
+            && vm.json(&["plugin", "list", "--config", &config])["plugins"][0]["moment"] == "bad: backup"
+    });
+    let played = vm.coms(&["simulate", "--wait"]);
+    let text = String::from_utf8_lossy(&played.stdout).into_owned();
+    let at = |event: &str| text.find(event).unwrap_or(usize::MAX);
+    assert!(at("app_holds") < at("app_overdue"), "{text}");
+    assert!(at("app_overdue") < at("preparing") && text.contains("preparing"), "it was waited for: {text}");
+    assert!(!text.contains("app_silent"), "{text}");
+}
+
+#[test]
 fn a_bad_moment_holds_a_move_and_the_plugin_hears_how_it_went() {
     let mut vm = Machine::new("");
     says(&vm, r#"{"v":1,"bad_moment":"backup"}"#);

@@ -46,8 +46,11 @@ Exit code: 0 it measured and nothing is wrong, 1 otherwise"
 coms plugin new --lang rust mine"
     )]
     New(New),
-    /// Whether the configuration is right
-    #[command(after_help = "Examples:\n  coms plugin check\n  coms plugin check --config ./plugins.toml")]
+    /// Whether the configuration is right, and its users and programs are there
+    #[command(after_help = "Examples:\n  coms plugin check\n  coms plugin check --config ./plugins.toml\n  \
+sudo coms plugin check --json | jq '.warnings[]'\n\n\
+Warns of users that are missing, and of programs that are missing or that their user may not run; as root it sees all of \
+them.\nExit code: 0 the file is right (also with warnings), 1 it cannot be read, 2 it is wrong")]
     Check,
     /// The daemon: runs all plugins, and tells coms-agent what they say (the unit does this)
     #[command(after_help = "Examples:\n  coms-plugins run\n  coms-plugins run --config ./plugins.toml")]

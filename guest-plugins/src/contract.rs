@@ -10,6 +10,18 @@ pub const VERSION: u64 = 1;
 pub const MAX_LINE: usize = 8 * 1024;
 /// Figures of a wish.
 const MAX_EVIDENCE: usize = 8;
+/// All that a line may say.
+const KEYS: [&str; 9] = [
+    "latency_ms",
+    "throughput_per_s",
+    "requests",
+    "errors",
+    "failed",
+    "bad_moment",
+    "ready",
+    "wish",
+    "clients",
+];
 const EXAMPLE: &str = r#"a line is one JSON object, such as {"v":1,"latency_ms":12.5}"#;
 
 /// Understands one line, without its newline.
@@ -40,7 +52,7 @@ pub fn understand(line: &[u8]) -> Reading {
     for (key, value) in &value {
         take(&mut reading, key, value);
     }
-    if value.len() < 2 {
+    if !value.keys().any(|key| KEYS.contains(&key.as_str())) {
         reading.problems.push(Problem::new("the line says nothing", EXAMPLE));
     }
     reading
@@ -78,7 +90,7 @@ fn take(reading: &mut Reading, key: &str, value: &Value) {
             let shown = plain(unknown);
             reading.problems.push(Problem::new(
                 format!("{shown} is no key of version {VERSION}; ignored"),
-                "keys: v latency_ms throughput_per_s requests errors failed bad_moment ready wish clients",
+                format!("keys: v {}", KEYS.join(" ")),
             ));
         }
     }
@@ -141,19 +153,35 @@ fn clients(reading: &mut Reading, value: &Value) -> Option<Vec<Client>> {
         return None;
     };
     let mut clients = Vec::new();
-    let mut bad = None;
-    for item in items {
-        let address = item.get("address").and_then(Value::as_str).and_then(|a| a.parse().ok());
-        let weight = item.get("weight").map_or(Some(1.0), Value::as_f64);
-        match address.zip(weight.filter(|w| w.is_finite() && *w > 0.0)) {
-            Some((address, weight)) => clients.push(Client { address, weight }),
-            None => bad = Some(item),
+    let (mut left_out, mut first) = (0, None);
+    for (at, item) in items.iter().enumerate() {
+        match client(item) {
+            Ok(client) => clients.push(client),
+            Err(why) => {
+                left_out += 1;
+                first.get_or_insert_with(|| format!("clients[{at}]: {why}"));
+            }
         }
     }
-    if let Some(item) = bad {
-        wrong(reading, "clients", item, RIGHT);
+    if let Some(first) = first {
+        let what = format!("{first}; {left_out} of {} are left out", items.len());
+        reading.problems.push(Problem::new(what, format!("clients must be {RIGHT}")));
     }
     Some(aggregate(&clients))
+}
+
+/// One of the list; what is wrong with it.
+fn client(item: &Value) -> Result<Client, String> {
+    let address = match item.get("address") {
+        Some(Value::String(text)) => {
+            text.parse().map_err(|_| format!("address \"{}\" is no IP address in numbers", plain(text)))?
+        }
+        Some(other) => return Err(format!("address is {}, not a text", kind_of(other))),
+        None if item.is_object() => return Err("address is missing".to_owned()),
+        None => return Err(format!("it is {}, not an object", kind_of(item))),
+    };
+    let weight = item.get("weight").map_or(Some(1.0), Value::as_f64).filter(|w| w.is_finite() && *w > 0.0);
+    Ok(Client { address, weight: weight.ok_or("weight must be a number above 0")? })
 }
 
 /// Clients of one network are one: that is all that geography needs, and it bounds what is kept. The heaviest stay.
@@ -236,7 +264,10 @@ mod tests {
         complains(r#"{"v":1,"bad_moment":1}"#, "bad_moment");
         complains(r#"{"v":1,"wish":{"why":""}}"#, "wish");
         complains(r#"{"v":1,"wish":{"why":"x","evidence":{"a":"b"}}}"#, "evidence");
-        complains(r#"{"v":1,"clients":[{"address":"shop.example"}]}"#, "clients");
+        complains(r#"{"v":1,"latency":5}"#, "says nothing");
+        complains(r#"{"v":1,"clients":[{"address":"shop.example"}]}"#, "\"shop.example\" is no IP address");
+        let second = r#"{"v":1,"clients":[{"address":"192.0.2.1"},{"address":"192.0.2.2","weight":0}]}"#;
+        complains(second, "clients[1]: weight must be a number above 0; 1 of 2");
         complains(r#"{"v":1,"clients":{"1.2.3.4":1}}"#, "clients");
         let partly = of(r#"{"v":1,"latency_ms":3,"errors":-1}"#);
         assert_eq!((partly.latency_us, partly.problems.len()), (Some(3_000), 1), "the rest counts");

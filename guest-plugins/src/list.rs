@@ -10,7 +10,14 @@ use std::process::ExitCode;
 /// What the daemon says; without one, what would run.
 pub(crate) fn show(args: &Args, config: Config) -> ExitCode {
     match control::ask(&config.control) {
-        Ok(status) => {
+        Ok(mut status) => {
+            // Who may not ask the agent does without.
+            let may_wish = config.plugins.iter().any(|p| p.may_wish);
+            if let Some(why) =
+                control::ask_agent(&config.agent).ok().filter(|_| may_wish).and_then(|a| in_the_way(&a))
+            {
+                status["wishes_wait"] = why.into();
+            }
             crate::say(args, &status, &text(&status));
             ExitCode::SUCCESS
         }
@@ -32,6 +39,33 @@ pub(crate) fn show(args: &Args, config: Config) -> ExitCode {
     }
 }
 
+/// Why the agent would not ask the host now, whoever wishes it.
+fn in_the_way(agent: &Value) -> Option<String> {
+    if agent["ok"] != true {
+        return None;
+    }
+    if agent["connected"] != true {
+        return Some("the host is not connected".to_owned());
+    }
+    if agent["enabled"] == false {
+        return Some("requests are not enabled for this VM (the operator decides)".to_owned());
+    }
+    if agent["request"].is_object() {
+        return Some("a request is outstanding".to_owned());
+    }
+    if agent["moving"].is_object() || agent["announced"].is_object() || agent["measuring_effect"] == true {
+        return Some("a move is under way, or its effect is being measured".to_owned());
+    }
+    if agent["windows"]["open"] == false {
+        return Some(
+            "moves are not welcome now (coms window), unless agent.toml says ask_outside = true".to_owned(),
+        );
+    }
+    let left = |key: &str| agent[key].as_u64().filter(|s| *s > 0);
+    let after = |s: u64, what: &str| format!("no automatic request for {s} s after {what}");
+    left("cooldown_s").map(|s| after(s, "the last move")).or(left("backoff_s").map(|s| after(s, "a refusal")))
+}
+
 fn text(status: &Value) -> String {
     let word = |v: &Value, key: &str| match &v[key] {
         Value::String(s) => s.clone(),
@@ -41,6 +75,9 @@ fn text(status: &Value) -> String {
     let mut out = String::new();
     let agent = word(status, "agent");
     let _ = writeln!(out, "agent: {agent}");
+    if let Some(why) = status["wishes_wait"].as_str() {
+        let _ = writeln!(out, "a wish moves nothing now, and is gone a minute after it was said: {why}");
+    }
     let plugins = status["plugins"].as_array().map(Vec::as_slice).unwrap_or_default();
     let width = plugins.iter().map(|p| word(p, "plugin").len()).max().unwrap_or(0).max(6);
     let _ = writeln!(
@@ -118,4 +155,36 @@ pub(crate) fn reading(r: &Value) -> String {
         parts.push(format!("failed: {why}"));
     }
     if parts.is_empty() { "nothing measured".to_owned() } else { parts.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_wish_that_nobody_hears_is_told_with_why() {
+        let well = json!({ "ok": true, "connected": true, "enabled": true, "measuring_effect": false });
+        assert_eq!(in_the_way(&well), None);
+        for (key, value, words) in [
+            ("connected", json!(false), "not connected"),
+            ("enabled", json!(false), "not enabled"),
+            ("request", json!({ "request": "r1" }), "outstanding"),
+            ("moving", json!({ "migration": "m1" }), "under way"),
+            ("windows", json!({ "open": false }), "not welcome"),
+            ("cooldown_s", json!(12), "12 s after the last move"),
+            ("backoff_s", json!(9), "9 s after a refusal"),
+        ] {
+            let mut agent = well.clone();
+            agent[key] = value;
+            assert!(in_the_way(&agent).is_some_and(|why| why.contains(words)), "{agent}");
+        }
+        assert_eq!(in_the_way(&json!({ "ok": false, "error": "no" })), None, "who may not look");
+        let shown =
+            text(&json!({ "agent": "connected", "plugins": [], "wishes_wait": "the host is not connected" }));
+        assert!(
+            shown.contains("moves nothing now, and is gone a minute after it was said: the host is not"),
+            "{shown}"
+        );
+    }
 }

@@ -9,7 +9,7 @@ use args::{Args, Wanted};
 use clap::Parser;
 use coms_plugins::config::{Config, ConfigError};
 use coms_plugins::io::launch::{Launch, launch};
-use coms_plugins::io::{daemon, users::RunAs};
+use coms_plugins::io::{daemon, programs, users::RunAs};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -30,11 +30,7 @@ fn main() -> ExitCode {
         Wanted::New(wanted) => new::write(&args, wanted),
         Wanted::List => with_config(&args, list::show),
         Wanted::Test(wanted) => with_config(&args, |args, config| test::run(args, config, wanted)),
-        Wanted::Check => with_config(&args, |args, config| {
-            let text = format!("the configuration is right: {} plugins", config.plugins.len());
-            say(args, &serde_json::json!({ "ok": true, "plugins": config.plugins.len() }), &text);
-            ExitCode::SUCCESS
-        }),
+        Wanted::Check => with_config(&args, check),
         Wanted::Run => with_config(&args, run),
     }
 }
@@ -50,6 +46,18 @@ fn with_config(args: &Args, work: impl FnOnce(&Args, Config) -> ExitCode) -> Exi
             }
         }
     }
+}
+
+/// What may be right tomorrow (a user, a program) is no wrong configuration: it is warned of.
+fn check(args: &Args, config: Config) -> ExitCode {
+    let warnings = programs::warnings(&config, args.config.is_none());
+    let mut text = format!("the configuration is right: {} plugins", config.plugins.len());
+    for w in &warnings {
+        text += &format!("\n{}: {}\n  mend: {}", w.plugin, w.problem.what, w.problem.mend);
+    }
+    let value = serde_json::json!({ "ok": true, "plugins": config.plugins.len(), "warnings": warnings });
+    say(args, &value, &text);
+    ExitCode::SUCCESS
 }
 
 fn run(args: &Args, config: Config) -> ExitCode {

@@ -46,6 +46,9 @@ pub struct Reading {
     /// What was not understood, and how to mend it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<Problem>,
+    /// What is right, and may yet surprise who looks.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 fn is_false(b: &bool) -> bool {
@@ -93,6 +96,11 @@ impl Reading {
         Self { failed: Some(plain(why)), ..Self::default() }
     }
 
+    /// In plain words, as far as strangers' words are in it.
+    pub fn note(&mut self, text: &str) {
+        self.notes.push(clipped(text, MAX_PROBLEM));
+    }
+
     /// Nothing, but this is wrong.
     pub fn trouble(problem: Problem) -> Self {
         Self { problems: vec![problem], ..Self::default() }
@@ -115,7 +123,7 @@ impl Reading {
 
     /// Nothing that anybody could use.
     pub fn is_empty(&self) -> bool {
-        Self { problems: Vec::new(), ..self.clone() } == Self::default()
+        Self { problems: Vec::new(), notes: Vec::new(), ..self.clone() } == Self::default()
     }
 }
 

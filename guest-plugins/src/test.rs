@@ -6,9 +6,11 @@ use coms_plugins::config::{Config, Kind, Plugin};
 use coms_plugins::decide::desk::Event;
 use coms_plugins::decide::judge::{Heard, judge};
 use coms_plugins::io::keeper::Keeper;
+use coms_plugins::io::programs;
 use coms_plugins::io::runner::{Of, RunAs, run as run_plugin};
 use coms_plugins::reading::{Moment, Problem, Reading};
 use serde_json::json;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,11 +33,19 @@ pub(crate) fn run(args: &Args, config: Config, wanted: &Test) -> ExitCode {
     };
     // What it says on standard error belongs to what is shown.
     if !args.json {
-        tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).without_time().init();
+        tracing_subscriber::fmt()
+            .with_writer(std::io::stderr)
+            .with_target(false)
+            .without_time()
+            .with_ansi(std::io::stderr().is_terminal())
+            .init();
     }
     let good = runtime.block_on(try_it(args, &config, plugin, wanted));
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
+
+/// What a program prints behind its last sample (complaints, and that it ends) is worth hearing, too.
+const LINGER: Duration = Duration::from_millis(500);
 
 /// True: it measured, and nothing was wrong.
 async fn try_it(args: &Args, config: &Config, plugin: &Plugin, wanted: &Test) -> bool {
@@ -60,13 +70,25 @@ async fn try_it(args: &Args, config: &Config, plugin: &Plugin, wanted: &Test) ->
         keeper: Arc::new(Keeper::new()),
     };
     let runner = tokio::spawn(run_plugin(of));
+    let warnings = programs::problems(plugin, false);
+    for w in &warnings {
+        let text = format!("warning: {}\n   mend: {}", w.what, w.mend);
+        crate::say(args, &json!({ "warning": w }), &text);
+    }
     let is_scraped = matches!(plugin.kind, Kind::OpenMetrics(_));
+    let is_program = matches!(plugin.kind, Kind::Execd(_));
     let until = Instant::now() + Duration::from_secs(wanted.for_s.into());
     let (mut shown, mut measured, mut failed, mut wrong) = (0, 0, 0, 0);
     let mut compared = false;
     let mut last = Instant::now();
-    while shown < wanted.count {
-        let Ok(Some((_, event))) = timeout_at(until, events.recv()).await else { break };
+    let mut linger = None;
+    loop {
+        if shown >= wanted.count && is_program && linger.is_none() {
+            linger = Some(Instant::now() + LINGER);
+        } else if shown >= wanted.count && !is_program {
+            break;
+        }
+        let Ok(Some((_, event))) = timeout_at(linger.unwrap_or(until), events.recv()).await else { break };
         let after_ms = u64::try_from(last.elapsed().as_millis()).unwrap_or(u64::MAX);
         match event {
             // What a metric says of the time since the last scrape, the first one cannot.
@@ -79,6 +101,7 @@ async fn try_it(args: &Args, config: &Config, plugin: &Plugin, wanted: &Test) ->
                 let text = "     the first scrape: nothing to compare with yet";
                 crate::say(args, &json!({ "first_scrape": true }), text);
             }
+            Event::Reading(_) if linger.is_some() => {}
             Event::Reading(r) => {
                 shown += 1;
                 last = Instant::now();
@@ -97,13 +120,7 @@ async fn try_it(args: &Args, config: &Config, plugin: &Plugin, wanted: &Test) ->
             Event::Started => {}
             Event::Ended { how, again_in } => {
                 wrong += 1;
-                let mend = match () {
-                    () if how.ends_with(" 126") || how.ends_with(" 127") => {
-                        "is the path right, and may its user (see [run] user) read and execute it? \
-                         Try it by hand: sudo -u USER COMMAND"
-                    }
-                    () => "a plugin of kind execd stays until its standard input ends or it gets SIGTERM",
-                };
+                let (how, mend) = (how.what, how.mend);
                 let text = format!(
                     "     wrong: it ended ({how}); the daemon would start it again in {} s\n     mend:  {mend}",
                     again_in.as_secs()
@@ -131,9 +148,12 @@ async fn try_it(args: &Args, config: &Config, plugin: &Plugin, wanted: &Test) ->
         (0, _, _) => {
             format!("{}: said nothing within {} s: {}", plugin.name, wanted.for_s, silent(&plugin.kind))
         }
-        (_, 0, 0) if failed == 0 => format!("{}: nothing was measured; is the workload idle?", plugin.name),
-        (_, 0, _) if failed > 0 => {
-            format!("{}: nothing was measured: {failed} of {shown} samples are failures", plugin.name)
+        (_, 0, 0) if failed == 0 => {
+            format!("{}: nothing was measured in {shown} samples; is the workload idle?", plugin.name)
+        }
+        (_, 0, wrong) if failed > 0 => {
+            let more = if wrong > 0 { format!("; {wrong} things are wrong (above)") } else { String::new() };
+            format!("{}: nothing was measured: {failed} of {shown} samples are failures{more}", plugin.name)
         }
         (_, _, 0) => format!("{}: all is well: {measured} of {shown} were measurements", plugin.name),
         (_, _, wrong) => format!(
@@ -175,6 +195,17 @@ fn all_problems(plugin: &Plugin, r: &Reading, heard: Option<&Heard>) -> Vec<Prob
     problems
 }
 
+/// What is right, and may yet surprise.
+fn notes(r: &Reading) -> Vec<String> {
+    let mut notes = r.notes.clone();
+    if let Some((errors, requests)) = r.errors.zip(r.requests)
+        && errors > requests
+    {
+        notes.push(format!("{errors} errors of {requests} requests: counted as {errors} of {errors}"));
+    }
+    notes
+}
+
 /// The longest that it may hold a move, and whether it hears of moves.
 fn may_say(plugin: &Plugin) -> (u32, bool) {
     match &plugin.kind {
@@ -190,7 +221,8 @@ fn silent(kind: &Kind) -> String {
             "does it flush its output after each line? (Python: print(..., flush=True))".to_owned()
         }
         Kind::StatsD(s) => format!("nothing came to {}; does the application send there?", s.listen),
-        Kind::Nagios(_) | Kind::OpenMetrics(_) => "is --for longer than interval_ms?".to_owned(),
+        Kind::Nagios(_) => "give it a --for longer than its timeout_ms".to_owned(),
+        Kind::OpenMetrics(_) => "give it a --for longer than two times interval_ms".to_owned(),
     }
 }
 
@@ -203,7 +235,9 @@ fn show(
     heard: Option<&Heard>,
     problems: &[Problem],
 ) {
-    let value = json!({ "sample": number, "after_ms": after_ms, "understood": r, "heard": heard, "problems": problems });
+    let notes = notes(r);
+    let value = json!({ "sample": number, "after_ms": after_ms, "understood": r, "heard": heard, "problems": problems,
+        "notes": notes });
     let mut text = format!("{number:>3}  after {after_ms} ms: {}", reading(&json!(r)));
     let agent = match heard {
         Some(Heard::TookUs(us)) => format!("{:.3} ms", *us as f64 / 1000.0),
@@ -217,6 +251,9 @@ fn show(
     }
     if r.wish.is_some() && plugin.may_wish {
         text += "; a wish to be moved, for a minute (event plugin_wish: coms watch)";
+    }
+    for note in &notes {
+        text += &format!("\n     note:  {note}");
     }
     for p in problems {
         text += &format!("\n     wrong: {}\n     mend:  {}", p.what, p.mend);

@@ -1,7 +1,8 @@
 //! PLUGINS.md, its schema, and what the code understands are one: each example of the page, and each mistake.
 #![allow(clippy::unwrap_used)]
 
-use coms_plugins::contract::understand;
+use coms_plugins::contract::{MAX_LINE, understand};
+use coms_plugins::reading::{MAX_CLIENTS, MAX_LATENCY, MAX_TEXT};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
@@ -58,6 +59,51 @@ fn every_example_of_the_page_is_right() {
     }
 }
 
+/// What page, schema and code say where a value just is right, and where it stops to be.
+#[test]
+fn bounds_are_the_same_to_all() {
+    let lines = [
+        json!({ "v": 1, "latency_ms": MAX_LATENCY.as_millis() as u64 }),
+        json!({ "v": 1, "latency_ms": MAX_LATENCY.as_millis() as u64 + 1 }),
+        json!({ "v": 1, "ready": true }),
+        json!({ "v": 1, "ready": false }),
+        json!({ "v": 1, "wish": { "why": "x", "evidence": evidence(8) } }),
+        json!({ "v": 1, "clients": vec![json!({ "address": "192.0.2.1" }); 200] }),
+        json!({ "v": 1, "failed": "x".repeat(1000), "more": 1 }),
+        json!({ "v": 1, "wish": { "why": "x", "evidence": evidence(9) } }),
+    ];
+    let right = by_schema(&lines);
+    assert_eq!(right[..7], [true; 7]);
+    assert!(!right[7]);
+    for (line, right) in lines.iter().zip(right) {
+        assert_eq!(by_code(line), right, "{line}");
+    }
+    let of = |at: usize| understand(lines[at].to_string().as_bytes());
+    assert!(of(0).failed.is_none() && of(1).failed.is_some());
+    assert!(of(2).ready && !of(3).ready);
+    assert_eq!(of(6).failed.unwrap().len(), MAX_TEXT);
+    for (number, what) in [
+        (MAX_LATENCY.as_millis().to_string(), "the longest latency"),
+        (MAX_LINE.to_string(), "the longest line"),
+        (MAX_TEXT.to_string(), "the longest text"),
+        (MAX_CLIENTS.to_string(), "most clients"),
+    ] {
+        assert!(SCHEMA.contains(&number) && PAGE.contains(&number), "{what}: {number}");
+    }
+    let known: Value = serde_json::from_str(SCHEMA).unwrap();
+    let says_something: Vec<_> =
+        known["anyOf"].as_array().unwrap().iter().map(|a| &a["required"][0]).collect();
+    let keys = known["properties"].as_object().unwrap().keys().filter(|k| *k != "v");
+    assert!(
+        keys.clone().count() == says_something.len()
+            && keys.clone().all(|k| says_something.contains(&&json!(k)))
+    );
+}
+
+fn evidence(figures: usize) -> Value {
+    (0..figures).map(|n| (format!("f{n}"), json!(n))).collect::<serde_json::Map<_, _>>().into()
+}
+
 #[test]
 fn every_mistake_is_one_to_both() {
     let lines = [
@@ -65,6 +111,7 @@ fn every_mistake_is_one_to_both() {
         json!({ "v": 1 }),
         json!({ "v": 2, "latency_ms": 1 }),
         json!({ "latency_ms": 1 }),
+        json!({ "v": 1, "latency": 3 }),
         json!({ "v": 1, "latency_ms": "1" }),
         json!({ "v": 1, "errors": -1 }),
         json!({ "v": 1, "failed": "" }),
@@ -105,6 +152,7 @@ fn value() -> impl Strategy<Value = Value> {
 #[test]
 fn schema_and_code_agree() {
     let key = prop_oneof![
+        Just("latency"),
         Just("latency_ms"),
         Just("throughput_per_s"),
         Just("errors"),

@@ -72,7 +72,8 @@ fn plugin(raw: raw::Plugin, default_user: &str) -> Checked<Plugin> {
     misplaced(&raw)?;
     let (least, most_ms) = if raw.kind == raw::Kind::Nagios { (200, 3_600_000) } else { (100, 3_600_000) };
     let interval = Duration::from_millis(between(&key("interval_ms"), raw.interval_ms, least, most_ms)?);
-    let timeout = Duration::from_millis(between(&key("timeout_ms"), raw.timeout_ms, 1, 60_000)?);
+    let timeout =
+        Duration::from_millis(between(&key("timeout_ms"), raw.timeout_ms.unwrap_or(10_000), 1, 60_000)?);
     if raw.max_errors_permille.is_some_and(|n| n > 1000) {
         return bad(&key("max_errors_permille"), "must be from 0 to 1000");
     }
@@ -98,13 +99,14 @@ fn plugin(raw: raw::Plugin, default_user: &str) -> Checked<Plugin> {
         raw::Kind::OpenMetrics => Kind::OpenMetrics(scrape(&raw, timeout)?),
         raw::Kind::StatsD => Kind::StatsD(timers(&raw)?),
     };
-    Ok(Plugin { kind, interval, judging, may_wish: raw.may_wish, name: raw.name })
+    Ok(Plugin { kind, interval, judging, may_wish: raw.may_wish == Some(true), name: raw.name })
 }
 
 /// A key of another kind would be silently without effect.
 fn misplaced(raw: &raw::Plugin) -> Checked<()> {
     use raw::Kind::{Execd, Nagios, OpenMetrics, StatsD};
-    let keys: [(&str, bool, &[raw::Kind]); 16] = [
+    let keys: [(&str, bool, &[raw::Kind]); 20] = [
+        ("timeout_ms", raw.timeout_ms.is_some(), &[Nagios, OpenMetrics]),
         ("command", raw.command.is_some(), &[Nagios, Execd]),
         ("user", raw.user.is_some(), &[Nagios, Execd]),
         ("env", raw.env.is_some(), &[Nagios, Execd]),
@@ -114,16 +116,15 @@ fn misplaced(raw: &raw::Plugin) -> Checked<()> {
         ("throughput", raw.throughput.is_some(), &[Nagios]),
         ("requests", raw.requests.is_some(), &[Nagios, OpenMetrics, StatsD]),
         ("errors", raw.errors.is_some(), &[Nagios, OpenMetrics, StatsD]),
+        ("may_wish", raw.may_wish.is_some(), &[Execd]),
         ("signal", raw.signal.is_some(), &[Execd]),
         ("notices", raw.notices.is_some(), &[Execd]),
         ("notice_s", raw.notice_s.is_some(), &[Execd]),
         ("hold_s", raw.hold_s.is_some(), &[Execd]),
         ("quantile", raw.quantile.is_some(), &[OpenMetrics, StatsD]),
-        (
-            "url, labels and unit",
-            raw.url.is_some() || raw.labels.is_some() || raw.unit.is_some(),
-            &[OpenMetrics],
-        ),
+        ("url", raw.url.is_some(), &[OpenMetrics]),
+        ("labels", raw.labels.is_some(), &[OpenMetrics]),
+        ("unit", raw.unit.is_some(), &[OpenMetrics]),
         ("listen", raw.listen.is_some(), &[StatsD]),
     ];
     match keys.iter().find(|(_, given, kinds)| *given && !kinds.contains(&raw.kind)) {

@@ -84,12 +84,11 @@ pub(super) struct Plugin {
     #[serde(default)]
     pub measure: Measure,
     pub max_errors_permille: Option<u32>,
-    #[serde(default)]
-    pub may_wish: bool,
     #[serde(default = "interval_ms")]
     pub interval_ms: u64,
-    #[serde(default = "timeout_ms")]
-    pub timeout_ms: u64,
+
+    // nagios, openmetrics
+    pub timeout_ms: Option<u64>,
 
     // nagios, execd
     pub command: Option<Vec<String>>,
@@ -105,6 +104,7 @@ pub(super) struct Plugin {
     pub errors: Option<String>,
 
     // execd
+    pub may_wish: Option<bool>,
     pub signal: Option<Signal>,
     pub notices: Option<bool>,
     pub notice_s: Option<u64>,
@@ -124,8 +124,4 @@ pub(super) struct Plugin {
 
 fn interval_ms() -> u64 {
     5000
-}
-
-fn timeout_ms() -> u64 {
-    10_000
 }

@@ -4,10 +4,10 @@
 //!              notice, bad moment            good moment, or "ready"
 //!   no move ---------------------> Holding ------------------------->  Answered
 //!      |                                                                  ^
-//!      | notice, good moment, wants notices          "ready"              |
+//!      | notice, good moment, has time to answer     "ready"              |
 //!      +---------------------> Asked -------------------------------------+
 //!      |                         | bad moment: Holding                    |
-//!      +-- notice, good moment, no wish to hear of it ---------------------+
+//!      +-- notice, good moment, hears of none or has no time -------------+
 //! ```
 //!
 //! Who says nothing is not waited for longer than its notice_s, and nobody longer than its hold_s: the agent sees to that.
@@ -15,10 +15,17 @@
 use crate::reading::Moment;
 use serde_json::{Value, json};
 
+/// The notice that is registered for a plugin: a hold is said for it at once, but not before the notice is over.
+pub fn notice_s(notice_s: u32, hold_s: u32) -> u32 {
+    notice_s.max(u32::from(hold_s > 0))
+}
+
 /// One plugin's standing towards moves.
 #[derive(Debug)]
 pub struct Asked {
     wants_notices: bool,
+    /// It has time to answer a notice; without, its last word counts.
+    may_answer: bool,
     hold_s: u32,
     moment: Moment,
     state: State,
@@ -43,8 +50,9 @@ pub struct Said {
 
 impl Asked {
     /// No move is known of.
-    pub fn new(wants_notices: bool, hold_s: u32) -> Self {
-        Self { wants_notices, hold_s, moment: Moment::Good, state: State::NoMove }
+    pub fn new(wants_notices: bool, notice_s: u32, hold_s: u32) -> Self {
+        let may_answer = wants_notices && notice_s > 0;
+        Self { wants_notices, may_answer, hold_s, moment: Moment::Good, state: State::NoMove }
     }
 
     /// Whether a move is unwelcome now.
@@ -78,7 +86,7 @@ impl Asked {
                         said.agent.push(self.hold(&migration));
                         State::Holding(migration)
                     }
-                    Moment::Good if self.wants_notices => State::Asked(migration),
+                    Moment::Good if self.may_answer => State::Asked(migration),
                     Moment::Bad(_) | Moment::Good => {
                         said.agent.push(ready(&migration));
                         State::Answered(migration)
@@ -158,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_bad_moment_holds_until_it_is_over() {
-        let mut asked = Asked::new(false, 60);
+        let mut asked = Asked::new(false, 0, 60);
         assert_eq!(asked.says(bad(), false), Said::default(), "no move, nothing to say");
         let said = asked.hears(&notice());
         assert_eq!(
@@ -172,7 +180,7 @@ mod tests {
 
     #[test]
     fn who_wants_notices_is_told_and_answers() {
-        let mut asked = Asked::new(true, 60);
+        let mut asked = Asked::new(true, 5, 60);
         let said = asked.hears(&notice());
         assert_eq!((commands(&said), &said.plugin.as_ref().unwrap()["v"]), (vec![], &json!(1)));
         assert_eq!(commands(&asked.says(bad(), false)), ["hold"]);
@@ -184,19 +192,27 @@ mod tests {
 
     #[test]
     fn who_may_not_hold_or_does_not_care_is_ready() {
-        assert_eq!(commands(&Asked::new(false, 60).hears(&notice())), ["ready"]);
-        let mut none = Asked::new(false, 0);
+        assert_eq!(commands(&Asked::new(false, 0, 60).hears(&notice())), ["ready"]);
+        let mut none = Asked::new(false, 0, 0);
         none.says(bad(), false);
         assert_eq!(commands(&none.hears(&notice())), ["ready"]);
-        let mut refused = Asked::new(false, 60);
+        let mut refused = Asked::new(false, 0, 60);
         refused.says(bad(), false);
         let no_hold = json!({ "event": "notice", "migration": "m01", "hold_up_to_ms": 0 });
         assert_eq!(commands(&refused.hears(&no_hold)), ["ready"]);
     }
 
     #[test]
+    fn no_time_to_answer_is_enough_to_hold_and_nobody_is_waited_for_in_vain() {
+        assert_eq!((notice_s(0, 60), notice_s(5, 60), notice_s(0, 0)), (1, 5, 0));
+        let mut hears = Asked::new(true, 0, 60);
+        let said = hears.hears(&notice());
+        assert_eq!((commands(&said), said.plugin.is_some()), (vec!["ready"], true));
+    }
+
+    #[test]
     fn a_plugin_that_ends_holds_nothing() {
-        let mut asked = Asked::new(true, 60);
+        let mut asked = Asked::new(true, 5, 60);
         asked.says(bad(), false);
         asked.hears(&notice());
         assert_eq!(commands(&asked.plugin_ended()), ["ready"]);

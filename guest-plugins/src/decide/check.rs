@@ -21,14 +21,27 @@ pub enum Exit {
     Signal(i32),
     /// It did not within this time, and was killed.
     TimedOut(Duration),
-    /// It could not be started; why.
-    NotStarted(String),
+    /// It could not be started.
+    NotStarted(Problem),
 }
 
 /// What the launcher ends with when the program cannot be run; as a shell does.
 pub const CANNOT_RUN: i32 = 126;
 /// The same when there is none.
 pub const NOT_FOUND: i32 = 127;
+
+/// What mends a program that cannot be run.
+const MEND_RUN: &str = "is the path right, and may its user (see [run] user) read and execute it? \
+                        coms plugin check looks; by hand: sudo -u USER COMMAND";
+
+/// The end of a program that was to run on, and what to do about it.
+pub fn ended(how: &str, code: Option<i32>) -> Problem {
+    let mend = match code {
+        Some(CANNOT_RUN | NOT_FOUND) => MEND_RUN,
+        Some(_) | None => "a plugin of kind execd stays until its standard input ends or it gets SIGTERM",
+    };
+    Problem::new(how, mend)
+}
 
 /// What a check said.
 pub fn understand(exit: &Exit, stdout: &[u8], cut: bool, wanted: &Figures) -> Reading {
@@ -52,15 +65,24 @@ pub fn understand(exit: &Exit, stdout: &[u8], cut: bool, wanted: &Figures) -> Re
             return reading;
         }
         Exit::NotStarted(why) => {
-            reading.failed = Some(plain(&format!("cannot be started: {why}")));
+            reading.failed = Some(plain(&format!("cannot be started: {}", why.what)));
+            reading.problems.push(why.clone());
             return reading;
         }
     };
     match code {
-        0 | 1 => figures(&output.figures, wanted, &mut reading),
+        0 => figures(&output.figures, wanted, &mut reading),
+        1 => {
+            figures(&output.figures, wanted, &mut reading);
+            reading.note("exit code 1 (WARNING): what was measured counts all the same");
+        }
         2 => {
             if latency(&output.figures, wanted).is_some_and(Figure::is_critical) {
                 figures(&output.figures, wanted, &mut reading);
+                reading.note(
+                    "exit code 2 (CRITICAL), and the latency violates its own critical range: it is slow, not broken, \
+                     and counts",
+                );
             } else {
                 reading.failed = Some(plain(&format!("CRITICAL: {said}")));
             }
@@ -68,10 +90,7 @@ pub fn understand(exit: &Exit, stdout: &[u8], cut: bool, wanted: &Figures) -> Re
         3 => reading.failed = Some(plain(&format!("UNKNOWN: {said}"))),
         CANNOT_RUN | NOT_FOUND => {
             reading.failed = Some(plain(&format!("exit code {code}: cannot be run; {said}")));
-            reading.problems.push(Problem::new(
-                "the program cannot be run",
-                "is the path right, and may its user (see [run] user) execute it?",
-            ));
+            reading.problems.push(Problem::new("the program cannot be run", MEND_RUN));
         }
         other => {
             reading.failed = Some(plain(&format!("exit code {other}: {said}")));
@@ -148,7 +167,9 @@ mod tests {
     #[test]
     fn ok_and_warning_measure() {
         assert_eq!(check(0, "OK|size=5B time=0.012s").latency_us, Some(12_000));
-        assert_eq!(check(1, "WARN|time=300ms;100;500").latency_us, Some(300_000));
+        let warning = check(1, "WARN|time=300ms;100;500");
+        assert_eq!((warning.latency_us, warning.problems.len()), (Some(300_000), 0));
+        assert!(warning.notes[0].contains("WARNING"), "{warning:?}");
         let idle = check(0, "OK|time=U");
         assert_eq!((idle.latency_us, idle.failed), (None, None), "unknown is not wrong");
     }
@@ -170,6 +191,9 @@ mod tests {
         let none = Figures::default();
         let of = |exit| understand(&exit, b"", false, &none).failed.unwrap();
         assert!(of(Exit::Signal(11)).contains("signal 11"));
+        assert!(of(Exit::NotStarted(Problem::new("no user x", "name one"))).contains("no user x"));
+        assert!(ended("exit status: 127", Some(127)).mend.contains("path"));
+        assert!(ended("exit status: 1", Some(1)).mend.contains("stays"));
         assert!(of(Exit::TimedOut(Duration::from_secs(5))).contains("5000 ms"));
     }
 

@@ -32,8 +32,8 @@ pub enum Event {
     Started,
     /// Its process ended.
     Ended {
-        /// How.
-        how: String,
+        /// How, and what would be better.
+        how: Problem,
         /// Until it is started again.
         again_in: Duration,
     },
@@ -69,7 +69,9 @@ impl Desk {
     pub fn new(config: &Config, now: Duration) -> Self {
         let standing = |plugin: &Plugin| Standing {
             asked: match &plugin.kind {
-                Kind::Execd(e) if e.notices || e.hold_s > 0 => Some(Asked::new(e.notices, e.hold_s)),
+                Kind::Execd(e) if e.notices || e.hold_s > 0 => {
+                    Some(Asked::new(e.notices, e.notice_s, e.hold_s))
+                }
                 Kind::Execd(_) | Kind::Nagios(_) | Kind::OpenMetrics(_) | Kind::StatsD(_) => None,
             },
             plugin: plugin.clone(),
@@ -105,9 +107,8 @@ impl Desk {
             }
             Event::Ended { how, again_in } => {
                 standing.runs = false;
-                let what = format!("it ended ({how}); started again in {} s", again_in.as_secs());
-                standing.problem =
-                    Some(Problem::new(what, "a plugin of kind execd runs until its standard input ends"));
+                let what = format!("it ended ({}); started again in {} s", how.what, again_in.as_secs());
+                standing.problem = Some(Problem::new(what, how.mend));
                 (None, standing.asked.as_mut().map(Asked::plugin_ended).unwrap_or_default())
             }
         }
@@ -161,6 +162,13 @@ impl Standing {
             self.problem = Some(Problem::new(
                 "it says whether the moment is good, which nobody hears",
                 "set hold_s (the longest that it may hold a move), and notices = true if it is to hear of moves",
+            ));
+        }
+        let hears_no_hold = matches!(&self.plugin.kind, Kind::Execd(e) if e.notices && e.hold_s == 0);
+        if hears_no_hold && matches!(reading.moment, Some(Moment::Bad(_))) {
+            self.problem = Some(Problem::new(
+                "a bad moment holds no move: hold_s is 0",
+                "set hold_s: the longest that it may hold a move",
             ));
         }
         let due = |last: Option<Duration>, every: Duration| last.is_none_or(|at| at + every <= now);
@@ -287,6 +295,9 @@ mod tests {
         let mut desk = desk("");
         line(&mut desk, 0, r#"{"v":1,"bad_moment":true}"#);
         assert!(problem(&desk).as_str().unwrap().contains("nobody hears"));
+        let mut hears = self::desk("notices = true\nnotice_s = 5");
+        line(&mut hears, 0, r#"{"v":1,"bad_moment":true}"#);
+        assert!(problem(&hears).as_str().unwrap().contains("hold_s is 0"));
     }
 
     #[test]
@@ -295,7 +306,8 @@ mod tests {
         line(&mut desk, 0, r#"{"v":1,"bad_moment":"backup"}"#);
         let notice = json!({ "event": "notice", "migration": "m1", "hold_up_to_ms": 9 });
         assert_eq!(desk.hears(0, &notice).agent[0]["command"], "hold");
-        let ended = Event::Ended { how: "exit code 1".into(), again_in: Duration::from_secs(1) };
+        let how = crate::decide::check::ended("exit code 1", Some(1));
+        let ended = Event::Ended { how, again_in: Duration::from_secs(1) };
         let (_, said) = desk.handle(Duration::ZERO, 0, ended);
         assert_eq!(said.agent[0]["command"], "ready");
         assert!(problem(&desk).as_str().unwrap().contains("exit code 1"));

@@ -91,7 +91,10 @@ async fn follow(mut running: Running, limit: Duration) -> Ended {
                     status = Some(ended);
                     until = Instant::now() + REST;
                 }
-                Err(e) => return Ended { exit: Exit::NotStarted(e.to_string()), out, err, cut: false },
+                Err(e) => {
+                    let why = not_waited_for(&e);
+                    return Ended { exit: Exit::NotStarted(why), out, err, cut: false };
+                }
             },
             () = sleep_until(until) => break (false, status.is_none()),
         }
@@ -109,6 +112,11 @@ async fn follow(mut running: Running, limit: Duration) -> Ended {
         None => Exit::Signal(9),
     };
     Ended { exit, out, err, cut }
+}
+
+/// The kernel says nothing of its own child.
+pub(super) fn not_waited_for(e: &std::io::Error) -> Problem {
+    Problem::new(format!("it cannot be waited for: {e}"), "the kernel's log may say more: dmesg")
 }
 
 /// 0 at the end, and for a stream that is not there.

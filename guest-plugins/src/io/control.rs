@@ -4,7 +4,7 @@ use super::users;
 use rustix::fs::{Gid, chown};
 use serde_json::Value;
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
@@ -43,6 +43,16 @@ pub(super) fn tell(mut stream: UnixStream, status: &Value) {
     tokio::spawn(async move {
         let _ = timeout(PATIENCE, stream.write_all(line.as_bytes())).await;
     });
+}
+
+/// What the agent says of itself, to whoever may look.
+pub fn ask_agent(path: &Path) -> io::Result<Value> {
+    let mut stream = std::os::unix::net::UnixStream::connect(path)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(b"{\"command\":\"status\"}\n")?;
+    let mut line = Vec::new();
+    BufReader::new(stream.take(1 << 20)).read_until(b'\n', &mut line)?;
+    serde_json::from_slice(&line).map_err(io::Error::other)
 }
 
 /// Asks a daemon.

@@ -7,7 +7,7 @@ use super::runner::{self, Of, RunAs};
 use super::{control, now};
 use crate::config::{Config, ConfigError, Kind};
 use crate::decide::Desk;
-use crate::decide::ask::Said;
+use crate::decide::ask::{self, Said};
 use crate::decide::desk::Event;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -122,8 +122,8 @@ impl Life {
             {
                 let (say, said) = mpsc::channel(WAITING);
                 words.insert(index, say);
-                let (name, notice_s, hold_s) = (plugin.name.clone(), e.notice_s, e.hold_s);
-                let who = Registered { index, name, notice_s, hold_s };
+                let notice_s = ask::notice_s(e.notice_s, e.hold_s);
+                let who = Registered { index, name: plugin.name.clone(), notice_s, hold_s: e.hold_s };
                 links.spawn(asked::run(config.agent.clone(), who, said, tell.clone()));
             }
             runners.spawn(runner::run(Of {

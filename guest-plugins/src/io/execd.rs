@@ -1,17 +1,18 @@
 //! Long-running plugins: read in their own time, but no more than they may say; begun again when they end.
 
-use super::check::{REST, read};
+use super::check::{REST, not_waited_for, read};
 use super::now;
 use super::process::{Running, start};
 use super::runner::{Of, stopped};
 use crate::config::Execd;
 use crate::contract::{self, MAX_LINE};
+use crate::decide;
 use crate::decide::bounds::{
     BYTES_PER_S, BYTES_SAVED, Backoff, Budget, COMPLAINTS_PER_S, COMPLAINTS_SAVED, LINES_PER_S, LINES_SAVED,
     Line, Lines,
 };
 use crate::decide::desk::Event;
-use crate::reading::{Reading, plain_bytes};
+use crate::reading::{Problem, Reading, plain_bytes};
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
@@ -32,9 +33,10 @@ pub(super) async fn run(of: &mut Of, execd: &Execd) {
         let began = now();
         let Some(how) = life(of, execd).await else { return };
         let again_in = backoff.ended(now().saturating_sub(began));
-        info!("plugin {} ended ({how}); started again in {} s", of.plugin.name, again_in.as_secs());
-        of.say(Event::Ended { how: how.clone(), again_in }).await;
-        of.reading(Reading::failure(&format!("the plugin ended: {how}"))).await;
+        info!("plugin {} ended ({}); started again in {} s", of.plugin.name, how.what, again_in.as_secs());
+        let failure = Reading::failure(&format!("the plugin ended: {}", how.what));
+        of.say(Event::Ended { how, again_in }).await;
+        of.reading(failure).await;
         let until = Instant::now() + again_in;
         loop {
             tokio::select! {
@@ -48,7 +50,7 @@ pub(super) async fn run(of: &mut Of, execd: &Execd) {
 }
 
 /// One life. None: it was told to stop.
-async fn life(of: &mut Of, execd: &Execd) -> Option<String> {
+async fn life(of: &mut Of, execd: &Execd) -> Option<Problem> {
     let started = start(&of.plugin.name, of.index, &execd.program, of.run_as, Stdio::piped(), &of.keeper);
     let mut running = match started {
         Ok(running) => running,
@@ -62,7 +64,7 @@ async fn life(of: &mut Of, execd: &Execd) -> Option<String> {
     how
 }
 
-async fn talk(of: &mut Of, execd: &Execd, running: &mut Running) -> Option<String> {
+async fn talk(of: &mut Of, execd: &Execd, running: &mut Running) -> Option<Problem> {
     let (mut stdin, mut stdout, mut stderr) = running.streams();
     let (mut said, mut complaints) = (Words::new(MAX_LINE), Words::new(MAX_COMPLAINT));
     let mut unread: Vec<u8> = Vec::new();
@@ -71,7 +73,7 @@ async fn talk(of: &mut Of, execd: &Execd, running: &mut Running) -> Option<Strin
     let mut collect = interval(of.plugin.interval);
     collect.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut last_word: Option<Instant> = None;
-    let mut over: Option<String> = None;
+    let mut over: Option<Problem> = None;
     let (mut buffer, mut errors) = ([0u8; 4096], [0u8; 1024]);
     loop {
         if over.is_some() && stdout.is_none() && stderr.is_none() {
@@ -136,7 +138,10 @@ async fn talk(of: &mut Of, execd: &Execd, running: &mut Running) -> Option<Strin
             },
             ended = running.wait(), if over.is_none() => {
                 // What it said last is still in the pipe.
-                over = Some(ended.map_or_else(|e| e.to_string(), |status| status.to_string()));
+                over = Some(match ended {
+                    Ok(status) => decide::check::ended(&status.to_string(), status.code()),
+                    Err(e) => not_waited_for(&e),
+                });
                 last_word = Some(Instant::now() + REST);
             }
             () = sleep_until(last_word.unwrap_or(far)) => {
@@ -145,7 +150,7 @@ async fn talk(of: &mut Of, execd: &Execd, running: &mut Running) -> Option<Strin
                 }
                 if last_word.is_some() {
                     running.kill().await;
-                    return Some("it closed its standard output and did not end".to_owned());
+                    return Some(decide::check::ended("it closed its standard output and did not end", None));
                 }
             }
         }

@@ -10,6 +10,7 @@ mod feed;
 pub mod keeper;
 pub mod launch;
 mod process;
+pub mod programs;
 pub mod runner;
 mod scrape;
 mod statsd;

@@ -4,6 +4,7 @@ use super::keeper::Keeper;
 use super::users::RunAs;
 use super::{cgroup, users};
 use crate::config::Program;
+use crate::reading::Problem;
 use rustix::process::{Pid, Signal, geteuid, kill_process, kill_process_group};
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
@@ -11,6 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
+
+/// Where programs find others.
+pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// As whom plugins run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,14 +42,16 @@ pub(super) fn start(
     run_as: As,
     stdin: Stdio,
     keeper: &Arc<Keeper>,
-) -> Result<Running, String> {
+) -> Result<Running, Problem> {
     let run_as = match run_as {
         // Who is that user already need not, and could not, become it.
         As::Configured => Some(users::user(&program.user)?).filter(|u| u.uid != geteuid().as_raw()),
         As::Caller => None,
     };
     let dir = keeper.tree.as_ref().map(|t| t.of(index, program.memory_mib, program.processes)).transpose();
-    let cgroup = dir.map_err(|e| format!("its cgroup cannot be made: {e}"))?;
+    let cgroup = dir.map_err(|e| {
+        Problem::new(format!("its cgroup cannot be made: {e}"), "as root: systemctl restart coms-plugins")
+    })?;
     // This very program, also when the file was replaced meanwhile.
     let mut command = Command::new("/proc/self/exe");
     command.arg0("coms-plugins").arg("launch").arg("--memory-mib").arg(program.memory_mib.to_string());
@@ -60,10 +66,15 @@ pub(super) fn start(
     };
     command.arg("--parent").arg(std::process::id().to_string());
     command.arg("--").args(&program.argv);
-    command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    command.env_clear().env("PATH", PATH);
     command.env("LANG", "C.UTF-8").env("HOME", "/").env("COMS_PLUGIN", name).envs(&program.env);
     command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    let child = command.spawn().map_err(|e| e.to_string())?;
+    let child = command.spawn().map_err(|e| {
+        Problem::new(
+            format!("no process can be made: {e}"),
+            "does the machine have memory and processes left?",
+        )
+    })?;
     let leader = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
     if let Some(leader) = leader {
         keeper.began(leader);

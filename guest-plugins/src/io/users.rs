@@ -1,5 +1,6 @@
 //! Users and groups by name, of /etc/passwd and /etc/group; those of a directory service by number.
 
+use crate::reading::Problem;
 use std::path::Path;
 
 /// As whom a program runs.
@@ -14,7 +15,7 @@ pub struct RunAs {
 }
 
 /// Looks a user up; why it cannot be.
-pub fn user(name: &str) -> Result<RunAs, String> {
+pub fn user(name: &str) -> Result<RunAs, Problem> {
     let read = |file: &str| std::fs::read_to_string(Path::new(file)).unwrap_or_default();
     find(&read("/etc/passwd"), &read("/etc/group"), name)
 }
@@ -29,7 +30,7 @@ pub fn group(name: &str) -> Option<u32> {
         .or_else(|| name.parse().ok())
 }
 
-fn find(passwd: &str, groups: &str, name: &str) -> Result<RunAs, String> {
+fn find(passwd: &str, groups: &str, name: &str) -> Result<RunAs, Problem> {
     let fields = |l: &str| l.split(':').map(str::to_owned).collect::<Vec<_>>();
     let entry = passwd
         .lines()
@@ -39,11 +40,16 @@ fn find(passwd: &str, groups: &str, name: &str) -> Result<RunAs, String> {
     let (uid, gid): (u32, u32) = match entry.as_ref().and_then(ids) {
         Some(ids) => ids,
         None => name.parse().map(|n| (n, n)).map_err(|_| {
-            format!("there is no user {name}: name another one, `user` of [run] or of the plugin, or sudo useradd --system {name}")
+            Problem::new(
+                format!("there is no user {name}"),
+                format!(
+                    "name another one, `user` of [run] or of the plugin, or: sudo useradd --system {name}"
+                ),
+            )
         })?,
     };
     if uid == 0 {
-        return Err("plugins do not run as root".to_owned());
+        return Err(Problem::new("plugins do not run as root", "name another user"));
     }
     let login = entry.and_then(|f| f.into_iter().next()).unwrap_or_default();
     let member =
@@ -66,6 +72,6 @@ mod tests {
         assert_eq!(find(passwd, groups, "4711"), Ok(RunAs { uid: 4711, gid: 4711, groups: vec![] }));
         assert!(find(passwd, groups, "root").is_err());
         assert!(find(passwd, groups, "0").is_err());
-        assert!(find(passwd, groups, "nobody").unwrap_err().contains("no user nobody"));
+        assert!(find(passwd, groups, "nobody").unwrap_err().what.contains("no user nobody"));
     }
 }

@@ -42,8 +42,8 @@ struct Scrape {
     quantiles: Vec<String>,
     gauge: Vec<f64>,
     counters: BTreeMap<String, f64>,
-    /// Values that the wanted labels have in other series of the metric.
-    other: Vec<String>,
+    /// By wanted name: labels of its series that have not those that are wanted.
+    elsewhere: BTreeMap<String, Vec<String>>,
     bad: Vec<Bad>,
     too_many: bool,
 }
@@ -79,17 +79,7 @@ impl Watch {
             ));
         }
         self.latency(&scrape, &text, &mut reading);
-        // A counter of errors may come with the first error; one of requests is there when there are latencies.
-        let requests = self.wanted.requests.as_ref().filter(|_| reading.problems.is_empty());
-        if let Some(name) =
-            requests.filter(|n| !scrape.counters.contains_key(n.strip_suffix("_total").unwrap_or(n)))
-        {
-            let mend = match self.wanted.labels.is_empty() {
-                true => "curl the URL and look for it",
-                false => "curl the URL and look for it; labels count for it, too: it must have them",
-            };
-            reading.problems.push(Problem::new(format!("there is no counter {}", plain(name)), mend));
-        }
+        self.missing_counters(&scrape, &mut reading);
         if let Some((then, last)) = &self.last {
             let elapsed_s = now.saturating_sub(*then).as_secs_f64();
             self.rates(last, &scrape, elapsed_s, &mut reading);
@@ -101,12 +91,8 @@ impl Watch {
     fn read(&self, text: &str) -> Scrape {
         let w = &self.wanted;
         let base = w.latency.as_str();
-        let counts = |name: &str| {
-            [&w.requests, &w.errors]
-                .into_iter()
-                .flatten()
-                .any(|c| name.strip_suffix("_total").unwrap_or(name) == c.strip_suffix("_total").unwrap_or(c))
-        };
+        let counts =
+            |name: &str| [&w.requests, &w.errors].into_iter().flatten().any(|c| counter(name) == counter(c));
         let of_latency = |name: &str| name == base || name.strip_suffix("_bucket") == Some(base);
         let mut scrape = Scrape::default();
         for sample in samples(text, move |name| of_latency(name) || counts(name)) {
@@ -117,18 +103,18 @@ impl Watch {
                     });
                     if matches && !of_latency(sample.name) {
                         // Over all its series; each is a counter, and so is their sum.
-                        let name = sample.name.strip_suffix("_total").unwrap_or(sample.name);
+                        let name = counter(sample.name);
                         if sample.value.is_finite() {
                             *scrape.counters.entry(name.to_owned()).or_default() += sample.value;
                         }
                     } else if matches {
                         self.take(&sample, &mut scrape);
-                    } else if scrape.other.len() < 5 {
-                        let of = w.labels.keys().filter_map(|k| sample.labels.iter().find(|(n, _)| n == k));
-                        let shown =
-                            of.map(|(n, v)| plain(&format!("{n}=\"{v}\""))).collect::<Vec<_>>().join(" ");
-                        if !shown.is_empty() && !scrape.other.contains(&shown) {
-                            scrape.other.push(shown);
+                    } else {
+                        let name = counter(if of_latency(sample.name) { base } else { sample.name });
+                        let seen = scrape.elsewhere.entry(name.to_owned()).or_default();
+                        let shown = self.labels_of(&sample);
+                        if seen.len() < 5 && !seen.contains(&shown) {
+                            seen.push(shown);
                         }
                     }
                 }
@@ -139,6 +125,47 @@ impl Watch {
             apart(buckets);
         }
         scrape
+    }
+
+    /// What a series has where the wanted labels should be; without any of them, what it has.
+    fn labels_of(&self, sample: &Sample<'_>) -> String {
+        let is_wanted = |name: &str| self.wanted.labels.contains_key(name);
+        let any = sample.labels.iter().any(|(n, _)| is_wanted(n));
+        let shown = sample.labels.iter().filter(|(n, _)| if any { is_wanted(n) } else { *n != "le" });
+        let shown: Vec<_> = shown.take(4).map(|(n, v)| plain(&format!("{n}=\"{v}\""))).collect();
+        if shown.is_empty() { "one without labels".to_owned() } else { shown.join(" ") }
+    }
+
+    /// A metric that is there, but none of its series has the labels.
+    fn misses_labels(&self, scrape: &Scrape, name: &str) -> Option<Problem> {
+        let seen = scrape.elsewhere.get(counter(name))?;
+        let wanted = self.wanted.labels.iter().map(|(k, v)| format!("{k}=\"{v}\""));
+        let wanted = wanted.collect::<Vec<_>>().join(" ");
+        Some(Problem::new(
+            format!("{name} is there, but no series of it has {wanted}"),
+            format!("there are: {}; labels count for the latency and for both counters", seen.join("; ")),
+        ))
+    }
+
+    /// A misspelt counter would never be missed.
+    fn missing_counters(&self, scrape: &Scrape, reading: &mut Reading) {
+        let w = &self.wanted;
+        let missing = |name: &&String| !scrape.counters.contains_key(counter(name));
+        // One of requests is there when there are latencies; where those are wrong, that is told first.
+        if let Some(name) = w.requests.as_ref().filter(missing).filter(|_| reading.problems.is_empty()) {
+            let no_such = || {
+                Problem::new(format!("there is no counter {}", plain(name)), "curl the URL and look for it")
+            };
+            reading.problems.push(self.misses_labels(scrape, name).unwrap_or_else(no_such));
+        }
+        // One of errors may come with the first error.
+        if let Some(name) = w.errors.as_ref().filter(missing) {
+            let no_such =
+                || format!("there is no counter {} (yet: it may come with the first error)", plain(name));
+            let text =
+                self.misses_labels(scrape, name).map_or_else(no_such, |p| format!("{}; {}", p.what, p.mend));
+            reading.note(&text);
+        }
     }
 
     fn take(&self, sample: &Sample<'_>, scrape: &mut Scrape) {
@@ -192,11 +219,8 @@ impl Watch {
             }
         } else if let Some(value) = worst(&scrape.gauge) {
             reading.set_latency(value * w.unit_s, &w.latency);
-        } else if !scrape.other.is_empty() {
-            reading.problems.push(Problem::new(
-                format!("{} is there, but no series of it has the labels", w.latency),
-                format!("there are: {}", scrape.other.join(", ")),
-            ));
+        } else if let Some(problem) = self.misses_labels(scrape, &w.latency) {
+            reading.problems.push(problem);
         } else if scrape.gauge.is_empty() {
             reading
                 .problems
@@ -252,7 +276,7 @@ impl Watch {
     fn rates(&self, last: &Scrape, scrape: &Scrape, elapsed_s: f64, reading: &mut Reading) {
         let since = |name: &Option<String>| {
             let name = name.as_deref()?;
-            let name = name.strip_suffix("_total").unwrap_or(name);
+            let name = counter(name);
             let (before, now) = (last.counters.get(name)?, scrape.counters.get(name)?);
             Some(if now < before { *now } else { now - before })
         };
@@ -267,6 +291,11 @@ impl Watch {
             reading.throughput_per_s = reading.requests.or_else(counted).map(|n| n / elapsed_s);
         }
     }
+}
+
+/// A counter's name, with or without `_total`.
+fn counter(name: &str) -> &str {
+    name.strip_suffix("_total").unwrap_or(name)
 }
 
 /// From running totals to the count of each bucket.

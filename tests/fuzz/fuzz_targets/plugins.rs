@@ -23,6 +23,12 @@ fn bounded(reading: &Reading) {
     for p in &reading.problems {
         assert!(p.what.len() + p.mend.len() < 4000 && !p.what.chars().any(char::is_control), "{p:?}");
     }
+    assert!(reading.notes.len() < 10);
+    assert!(
+        reading.notes.iter().all(|n| n.len() < 4000 && !n.chars().any(char::is_control)),
+        "{:?}",
+        reading.notes
+    );
 }
 
 /// A check's output; the first byte is its exit code.

@@ -119,8 +119,13 @@ fn a_counter_that_is_not_there_is_missed_and_one_of_errors_may_come_later() {
     let there = histogram(&[("0.1", 1), ("+Inf", 1)], "");
     let r = Watch::new(counting()).scrape(S, there.as_bytes());
     assert!(r.problems.len() == 1 && r.problems[0].what.contains("no counter http_requests_total"), "{r:?}");
-    let r = Watch::new(counting()).scrape(S, (there + "http_requests_total 1\n").as_bytes());
-    assert_eq!(r.problems, []);
+    assert!(r.notes[0].contains("no counter http_errors (yet"), "{r:?}");
+    assert!(r.is_empty(), "problems and notes measure nothing");
+    let r = Watch::new(counting()).scrape(S, (there.clone() + "http_requests_total 1\n").as_bytes());
+    assert_eq!((r.problems.len(), r.notes.len()), (0, 1), "{r:?}");
+    let all = there + "http_requests_total 1\nhttp_errors_total 0\n";
+    let r = Watch::new(counting()).scrape(S, all.as_bytes());
+    assert_eq!((r.problems.len(), r.notes.len()), (0, 0), "{r:?}");
 }
 
 #[test]
@@ -128,9 +133,21 @@ fn labels_that_nothing_has_are_told_with_those_that_are_there() {
     let mut sell = wanted();
     sell.labels.insert("path".into(), "/sell".into());
     let buy = histogram(&[("0.1", 1), ("+Inf", 1)], ",path=\"/buy\"");
-    let r = Watch::new(sell).scrape(S, buy.as_bytes());
-    assert!(r.problems[0].what.contains("no series of it has the labels"), "{r:?}");
-    assert!(r.problems[0].mend.contains("path=\"/buy\""), "{r:?}");
+    let r = Watch::new(sell.clone()).scrape(S, buy.as_bytes());
+    assert_eq!(r.problems[0].what, "http_seconds is there, but no series of it has path=\"/sell\"");
+    assert!(r.problems[0].mend.contains("there are: path=\"/buy\";"), "{r:?}");
+    let codes = histogram(&[("0.1", 1), ("+Inf", 1)], ",code=\"200\"");
+    let r = Watch::new(sell.clone()).scrape(S, codes.as_bytes());
+    assert!(r.problems[0].mend.contains("there are: code=\"200\";"), "no such label at all: {r:?}");
+    // The latency has it, the counters have not.
+    let mut counted = Wanted { labels: sell.labels, ..counting() };
+    let sells =
+        histogram(&[("0.1", 1), ("+Inf", 1)], ",path=\"/sell\"") + "http_requests_total 1\nhttp_errors 2\n";
+    let r = Watch::new(counted.clone()).scrape(S, sells.as_bytes());
+    assert!(r.problems[0].what.contains("http_requests_total is there, but no series"), "{r:?}");
+    assert!(r.notes[0].contains("http_errors is there") && r.notes[0].contains("without labels"), "{r:?}");
+    counted.labels.clear();
+    assert_eq!(Watch::new(counted).scrape(S, sells.as_bytes()).problems, []);
 }
 
 #[test]
