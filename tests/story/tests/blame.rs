@@ -216,8 +216,10 @@ fn one_of_three() -> Result<()> {
             asked.len()
         );
         assert_eq!(asked.len(), denied.len() + moved, "each request has its answer");
-        assert!(denied.iter().all(|d| d["reason"] == "others-first"), "{denied:?}");
-        put_off += denied.len();
+        // Who squeezes the guests squeezes their host's libvirtd, too: what it says of the other host may be too old.
+        let of = |reason: &str| denied.iter().filter(|d| d["reason"] == reason).count();
+        assert_eq!(of("others-first") + of("no-destination"), denied.len(), "{denied:?}");
+        put_off += of("others-first");
         assert_eq!(guest.current_host()?.name(), HOSTS[moved], "{} moved {moved} times", guest.name());
     }
     // How many depends on how far apart they notice; that none follows too soon is judged below.
