@@ -43,7 +43,7 @@ pub(super) fn plugin(screen: &mut Screen) -> Result<Vec<String>> {
     show.zero_ms = unix_ms();
     let busy = show.all.len();
     show.until(screen, &stage, "accepted", 120)?;
-    let slow_ms = median(&show.all[busy + 1..]);
+    let slow_ms = median(show.all.get(busy + 1..).unwrap_or_default());
     show.until(screen, &stage, "effect", 90)?;
     let moved = show.all.len();
     show.until_measured(screen, &stage, moved + 8)?;
