@@ -46,9 +46,10 @@ if [[ -n ${COMS_GUEST_BIN:-} ]]; then
 else
   say "building $version"
   # The agent is static: it runs on any distribution, old or new. The broker is not: libvirt's library is the host's own.
-  build '-C target-feature=+crt-static' --profile guest -p coms-agent --bins
+  guest_flags="-C target-feature=+crt-static -C link-arg=-Wl,-T,$here/guest.ld -C link-arg=-Wl,--no-eh-frame-hdr"
+  build "$guest_flags" --profile guest -p coms-agent --bins
   # Nor do plugins ask which distribution it is. A build of its own: in one with the agent, its crates would get more features.
-  if [[ -d guest-plugins ]]; then build '-C target-feature=+crt-static' --profile guest -p coms-plugins --bins; fi
+  if [[ -d guest-plugins ]]; then build "$guest_flags" --profile guest -p coms-plugins --bins; fi
   build '' --release -p coms-broker --bins
   guest_bin=$build/$TARGET/guest host_bin=$build/$TARGET/release
 fi

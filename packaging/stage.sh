@@ -51,6 +51,7 @@ for example in "$source"/packaging/hooks/* "$source"/packaging/examples/*; do
 done
 put_if 644 "$source/packaging/logrotate/coms-agent" usr/share/doc/coms-agent/examples/logrotate
 put_if 644 "$source/docs/random.md" usr/share/doc/coms-agent/random.md
+put_if 644 "$source/docs/geolocation.md" usr/share/doc/coms-agent/geolocation.md
 pages 1 "$docs"/coms.1 "$docs"/coms-*.1
 pages 5 "$docs"/coms-agent.toml.5
 pages 8 "$docs"/coms-agent.8
@@ -78,6 +79,8 @@ put 755 "$host_bin/comsctl" usr/bin/comsctl
 put 644 "$here/tmpfiles.d/coms-broker.conf" usr/lib/tmpfiles.d/coms-broker.conf
 put 644 "$source/packaging/config/broker.toml" etc/coms/broker.toml
 put 755 "$here/libvirt/hook" etc/libvirt/hooks/qemu.d/coms-broker
+put_if 755 "$here/network/stretch-vxlan" usr/libexec/coms/stretch-vxlan
+put_if 644 "$source/docs/network-step.md" usr/share/doc/coms-broker/network-step.md
 put 644 "$here/libvirt/channel.xml" usr/share/coms-broker/channel.xml
 put_if 644 "$source/docs/random.md" usr/share/doc/coms-broker/random.md
 pages 5 "$docs"/coms-broker.toml.5

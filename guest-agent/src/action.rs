@@ -1,6 +1,7 @@
 //! Every way the agent touches the world. Carried out in order.
 
 use crate::config::{Config, Workload};
+use crate::decide::clients::Count;
 use crate::event::ClientId;
 use crate::state::State;
 use coms_protocol::GuestToHost;
@@ -47,6 +48,8 @@ pub enum Action {
     },
     /// These are the workloads from now on.
     Measure(Vec<Workload>),
+    /// Count clients so from now on, or not at all.
+    Count(Option<Box<Count>>),
     /// Who may come in, what runs at events and how long the log may be is so from now on.
     Configure(Box<Config>),
     /// Begin to notice in-guest delays, every 5 ms.

@@ -3,6 +3,7 @@
 
 mod asked;
 mod check;
+mod clients;
 mod hook;
 mod random;
 mod raw;
@@ -10,6 +11,7 @@ mod target;
 
 pub use asked::Asked;
 pub(crate) use check::technique;
+pub use clients::Clients;
 pub use coms_protocol::words::seconds;
 pub use hook::{EVENTS, Hook};
 pub use random::{RandomMoves, between, gap_law};
@@ -52,6 +54,8 @@ pub struct Config {
     pub asked: Vec<Asked>,
     /// Moves at random times.
     pub random: Option<RandomMoves>,
+    /// Who the clients are, if they are to be counted.
+    pub clients: Option<Clients>,
     /// When moves are welcome.
     pub windows: Calendar,
 }

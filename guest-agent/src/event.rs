@@ -2,6 +2,7 @@
 
 use crate::calendar::Windows;
 use crate::config::{Config, RandomMoves};
+use crate::decide::clients::count::Look;
 use coms_protocol::Guest;
 use coms_protocol::session::EventOf;
 use coms_protocol::types::MigrationId;
@@ -25,6 +26,8 @@ pub enum Event {
     },
     /// The machine was measured.
     Measured(Measured),
+    /// The clients of the workloads were looked at.
+    Clients(Seen),
     /// A client on the socket wants something.
     Command {
         /// Who.
@@ -58,6 +61,19 @@ pub struct Ran {
     pub exit_code: Option<i32>,
     /// Exit code, signal, error and how long it took, as they are told.
     pub how: Map<String, Value>,
+}
+
+/// What the thread that counts clients saw.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Seen {
+    /// The database was read, and what it is; or why it is not used.
+    Database(Result<String, String>),
+    /// The connections cannot be seen; why.
+    Trouble(String),
+    /// Nothing can be captured; why.
+    NoCapture(String),
+    /// What was counted.
+    Look(Box<Look>),
 }
 
 /// A fixed piece of work was done, between two looks at what the kernel counts.
@@ -122,6 +138,8 @@ pub enum Command {
     Status,
     /// What was.
     History,
+    /// Where the clients are.
+    Clients,
     /// What happens from now on: one line per event until the client hangs up.
     Watch,
     /// Ask to be moved.
@@ -161,7 +179,8 @@ impl Command {
     /// Whether it needs more than looking. A ping does: it takes the link's and the host's time.
     pub fn changes(&self) -> bool {
         match self {
-            Command::Status | Command::History | Command::Watch | Command::Window(Window::Show) => false,
+            Command::Status | Command::History | Command::Clients | Command::Watch => false,
+            Command::Window(Window::Show) => false,
             // Who may look may be asked, too: what an application can hold up, its limits and the operator bound.
             Command::Register(_) | Command::Ready(_) | Command::Hold(_) => false,
             // Its own right; see [`Command::reports`].

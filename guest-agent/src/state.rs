@@ -208,6 +208,8 @@ pub fn metric_name(metric: Metric) -> &'static str {
         Metric::StealPermille => "steal",
         Metric::OwnWaitPermille => "own-wait",
         Metric::PacketsPerS => "packets",
+        Metric::ClientsPermille => "clients",
+        Metric::TrafficPermille => "traffic",
         Metric::Unknown(_) => "unknown",
     }
 }

@@ -26,7 +26,10 @@ fn said(broker: &Broker) -> String {
         | GuestToHost::RandomStart(_)
         | GuestToHost::RandomStop(_)
         | GuestToHost::RandomQuery(_) => 'o',
-        GuestToHost::Attend(_) | GuestToHost::Ping(_) | GuestToHost::TimeQuery(_) => ' ',
+        GuestToHost::Attend(_)
+        | GuestToHost::Ping(_)
+        | GuestToHost::TimeQuery(_)
+        | GuestToHost::RegionsQuery(_) => ' ',
     };
     broker.heard.iter().map(word).filter(|c| *c != ' ').collect()
 }

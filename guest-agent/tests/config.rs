@@ -38,6 +38,29 @@ fn each_mistake_is_named() {
         ("[asking]\nbackoff_s = 100\nbackoff_max_s = 10".into(), &["backoff_max_s", "backoff_s = 100"]),
         ("[wishes]\nnever = [\"magic\"]".into(), &["wishes.never", "magic", "post-copy"]),
         ("[wishes]\nregion = \"\"".into(), &["wishes.region", "1 to 64"]),
+        ("[clients]\ndatabase = \"geo.mmdb\"".into(), &["clients.database", "beginning with /"]),
+        ("[clients]\nports = [0]".into(), &["clients.ports", "1 to 65535"]),
+        (
+            "[clients]\nleave_out = [\"10.0.0.0/33\"]".into(),
+            &["clients.leave_out", "10.0.0.0/33", "198.51.100.0/24"],
+        ),
+        ("[clients]\nsample_s = 0".into(), &["clients.sample_s", "1 to 60"]),
+        ("[clients]\nwindow_s = 20".into(), &["clients.window_s", "30 to"]),
+        ("[clients]\ncapture_udp = true\nports = [443]".into(), &["clients.capture_udp", "capture = true"]),
+        ("[clients]\ncapture_udp = true\ncapture = true".into(), &["clients.capture_udp", "needs ports"]),
+        ("[clients]\nmajority = 0.4".into(), &["clients.majority", "0.5 to 1"]),
+        ("[clients]\nmajority = nan".into(), &["clients.majority", "0.5 to 1"]),
+        ("[clients]\nlead = -1".into(), &["clients.lead", "0 to 1"]),
+        ("[clients]\nmin_clients = 0".into(), &["clients.min_clients", "from 1"]),
+        (
+            "[clients]\nregions = { a = [\"FRA\"] }".into(),
+            &["clients.regions", "\"a\"", "FRA", "two letters"],
+        ),
+        (
+            "[clients]\nregions = { a = [\"FR\"], b = [\"fr\"] }".into(),
+            &["clients.regions", "FR", "\"a\"", "\"b\""],
+        ),
+        (workload("").replace("\"w\"", "\"clients-rtt\""), &["workload.name", "clients-rtt"]),
         (workload("interval_ms = 1"), &["\"w\": interval_ms", "10 to 3600000"]),
         (workload("timeout_ms = 0"), &["\"w\": timeout_ms", "1 to 60000"]),
         (workload("slower_than_factor = 1.0"), &["slower_than_factor", "1.05"]),
@@ -105,6 +128,16 @@ fn the_shipped_file_is_valid_and_its_comments_show_the_defaults() {
         (shipped.random, random.least_s, random.most_s, random.law),
         (None, 300, 600, GapLaw::Exponential)
     );
+    let mut typed_clients = typed.clients.unwrap();
+    assert_eq!(shipped.clients, None, "off until a database is named");
+    assert_eq!(
+        (typed_clients.ports.len(), typed_clients.leave_out.len(), typed_clients.regions.len()),
+        (2, 2, 2)
+    );
+    (typed_clients.ports, typed_clients.leave_out, typed_clients.regions) = (vec![], vec![], vec![]);
+    let only = format!("[clients]\ndatabase = {:?}\n", typed_clients.database);
+    let only = Config::parse(&only, Path::new("x")).unwrap();
+    assert_eq!(Some(typed_clients), only.clients);
     let w = &typed.workloads[0];
     let minimal = "[[workload]]\nname = \"shop\"\nprobe = { http = \"http://127.0.0.1:8080/health\" }\n";
     let minimal = Config::parse(minimal, Path::new("x")).unwrap();

@@ -37,7 +37,8 @@ fn said(broker: &Broker) -> Vec<Said> {
             | GuestToHost::Hold(_)
             | GuestToHost::Postpone(_)
             | GuestToHost::Veto(_)
-            | GuestToHost::HostsQuery(_) => {}
+            | GuestToHost::HostsQuery(_)
+            | GuestToHost::RegionsQuery(_) => {}
         }
     }
     out

@@ -6,10 +6,13 @@ use crate::config::Config;
 use crate::control::Reply;
 use crate::event::Caller;
 use crate::hypervisor::{Mark, MigrateSpec, Needs};
+use crate::network::{PeerAsk, PeerCaller, StepError, StepInput, Stretch, Verb};
 use crate::records::MoveRecord;
 use coms_protocol::host_to_guest::{HostHello, HostToGuest};
 use coms_protocol::types::MigrationId;
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 use uuid::Uuid;
 
 #[derive(Debug, Clone, PartialEq)]
@@ -47,7 +50,35 @@ pub enum Action {
         migration: MigrationId,
         needs: Needs,
         hosts: Vec<(String, String)>,
+        /// Who has not answered by then is left out.
+        within: Duration,
     },
+    /// Round trip and rate of the way to this host. Answered by `Event::Measured`.
+    Measure {
+        uuid: Uuid,
+        migration: MigrationId,
+        host: String,
+        link: SocketAddr,
+    },
+    /// The operator's command. Answered by `Event::StepDone`.
+    NetworkStep {
+        verb: Verb,
+        input: Box<StepInput>,
+        command: Vec<String>,
+        limit: Duration,
+    },
+    /// Answered by `Event::PeerAnswered`.
+    AskPeer {
+        host: String,
+        link: SocketAddr,
+        ask: Box<PeerAsk>,
+    },
+    AnswerPeer {
+        caller: PeerCaller,
+        result: Result<(), StepError>,
+    },
+    /// Remember across restarts which networks are stretched; all of them.
+    KeepStretches(Vec<Stretch>),
     WriteTicket {
         uuid: Uuid,
         migration: MigrationId,

@@ -13,6 +13,11 @@ impl AliasKey {
         Self(blake3::derive_key("coms 2026 host alias per guest", secret))
     }
 
+    /// By which brokers of one pool know each other.
+    pub fn link_key(&self) -> [u8; 32] {
+        blake3::derive_key("coms 2026 link between brokers", &self.0)
+    }
+
     /// Forty bits: two hosts of one pool get the same alias once in many million guests.
     pub fn alias(&self, guest: Uuid, host: &str) -> Text<32> {
         let mut hasher = blake3::Hasher::new_keyed(&self.0);

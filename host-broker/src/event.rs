@@ -4,6 +4,7 @@
 use crate::config::Config;
 use crate::control::Request as ControlRequest;
 use crate::hypervisor::{Domain, HostSample, HvError, HvEvent, JobFigures, Part};
+use crate::network::{LinkFigures, PeerAsk, PeerCaller, StepError, Verb};
 use coms_protocol::guest_to_host::{GuestHello, GuestToHost};
 use coms_protocol::host_to_guest::HostToGuest;
 use coms_protocol::types::MigrationId;
@@ -105,6 +106,30 @@ pub enum Event {
     },
     /// The sign of life is left, or not (answer to `Beat`).
     Marked(Result<(), HvError>),
+    /// The way to a host (answer to `Measure`); why it could not be measured, for the operator.
+    Measured {
+        uuid: Uuid,
+        migration: MigrationId,
+        host: String,
+        result: Result<LinkFigures, StepError>,
+    },
+    /// The operator's network step has ended (answer to `NetworkStep`).
+    StepDone {
+        uuid: Uuid,
+        verb: Verb,
+        result: Result<(), StepError>,
+    },
+    /// What another broker says (answer to `AskPeer`).
+    PeerAnswered {
+        ask: Box<PeerAsk>,
+        result: Result<(), StepError>,
+    },
+    /// The broker of this host asks; it has shown that it is.
+    PeerAsked {
+        caller: PeerCaller,
+        host: String,
+        ask: Box<PeerAsk>,
+    },
     /// The configuration was read again (answer to `ReadConfig`, or at a signal); what is wrong with it, in one line.
     Reloaded {
         caller: Option<Caller>,

@@ -3,6 +3,7 @@
 //! Plain values, no libvirt type: `decide/` reasons about these, and `io/libvirt.rs` is the one file that
 //! turns them into calls. Nothing here is ever shown to a guest.
 
+use crate::network::Interface;
 use std::path::PathBuf;
 use uuid::Uuid;
 
@@ -88,6 +89,8 @@ pub struct Domain {
     /// It has an element under `urn:coms:part:1`: the operator lets it take part (`comsctl enable`). Whoever can write
     /// it may manage the VM anyhow; the guest cannot.
     pub permitted: bool,
+    /// Its network cards, the first few of them.
+    pub interfaces: Vec<Interface>,
     /// A job runs on it right now (whoever started it), or its QEMU does not answer.
     pub job_active: bool,
 }
@@ -139,6 +142,8 @@ pub struct Mark {
     pub beat: u64,
     /// The host's wall clock when it was left.
     pub unix_ms: u64,
+    /// Bridges that are stretched to another site there.
+    pub stretched: Vec<String>,
 }
 
 /// One running domain in a [`HostSample`].

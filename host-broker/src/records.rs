@@ -2,6 +2,7 @@
 
 use crate::decide::placement::Considered;
 use crate::hypervisor::Domain;
+use crate::network::LinkFigures;
 use coms_protocol::types::{Cause, Figures, Initiator, MigrationId, NoticeReason, RequestId};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -16,6 +17,10 @@ pub enum MoveState {
     /// The guest was told and has time; `waits` says until when.
     Announced,
     Choosing,
+    /// The way to the chosen host.
+    Measuring,
+    /// The VM's network is stretched to another site.
+    Connecting,
     WritingTicket,
     Copying,
     /// The call ended in an error or was lost; finding out where the VM is.
@@ -39,6 +44,8 @@ impl MoveState {
         match self {
             Self::Announced => "announced",
             Self::Choosing => "choosing",
+            Self::Measuring => "measuring the way",
+            Self::Connecting => "stretching the network",
             Self::WritingTicket => "writing the ticket",
             Self::Copying => "copying",
             Self::Unclear => "unclear",
@@ -56,6 +63,8 @@ impl MoveState {
         match self {
             Self::Announced
             | Self::Choosing
+            | Self::Measuring
+            | Self::Connecting
             | Self::WritingTicket
             | Self::Copying
             | Self::Unclear
@@ -99,6 +108,9 @@ pub struct MoveRecord {
     pub figures: Figures,
     /// Of the memory still to copy, while it is copied.
     pub bytes_remaining: Option<u64>,
+    /// The way to the last host that was measured for it.
+    #[serde(default)]
+    pub link: Option<LinkFigures>,
     /// While it is announced: until when, and for what.
     #[serde(default)]
     pub waits: Option<Waits>,
@@ -168,6 +180,7 @@ impl MoveRecord {
             ended_unix_ms: None,
             figures: Figures::default(),
             bytes_remaining: None,
+            link: None,
             waits: None,
             steps: Vec::new(),
         }
@@ -210,6 +223,7 @@ pub mod tests {
             ended_unix_ms: Some(id),
             figures: Figures::default(),
             bytes_remaining: None,
+            link: None,
             waits: None,
             steps: Vec::new(),
         }

@@ -33,6 +33,8 @@ crate::messages! {
         RandomStop = 27,
         /// How do my random moves stand?
         RandomQuery = 28,
+        /// Which regions are there, and what belongs to each?
+        RegionsQuery = 29,
     }
 }
 
@@ -70,7 +72,7 @@ pub struct Request {
 /// One measurement behind a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evidence {
-    /// The customer's name for the workload.
+    /// The customer's name for the workload; of shares of clients the region's name.
     pub workload: Text<64>,
     /// What `now`, `baseline` and `threshold` measure, and their unit.
     pub metric: Metric,
@@ -89,7 +91,8 @@ pub struct Evidence {
 /// What the move should be like. Absent means no wish.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Wishes {
-    /// One of the operator's regions.
+    /// One of the operator's regions. With [`RequestReason::Clients`] also a host that is nearer to it than this one will
+    /// do; with any other reason only one in it.
     pub region: Option<Text<64>>,
     /// Better nowhere than here.
     pub avoid_this_host: bool,
@@ -206,6 +209,13 @@ pub struct RandomStop {
 /// How do my random moves stand? Answered with random_status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RandomQuery {
+    /// Comes back in the answer.
+    pub number: u64,
+}
+
+/// Which regions are there, and what belongs to each? Answered with regions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegionsQuery {
     /// Comes back in the answer.
     pub number: u64,
 }

@@ -2,7 +2,7 @@
 
 use crate::types::{
     Asked, DenyReason, Encryption, FailReason, Figures, GapLaw, HostEntry, Initiator, List, MigrationId,
-    NoticeReason, Phase, Place, RandomState, RequestId, Technique,
+    NoticeReason, Phase, Place, RandomState, RegionEntry, RequestId, Technique,
 };
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +39,8 @@ crate::messages! {
         Hosts = 269,
         /// How the guest's random moves stand.
         RandomStatus = 270,
+        /// The answer to a regions query.
+        Regions = 271,
     }
 }
 
@@ -250,4 +252,15 @@ pub struct RandomStatus {
     pub made: u16,
     /// Hosts among which a destination is drawn, the present one included; 0: not known now.
     pub pool: u16,
+}
+
+/// The answer to a regions query: the operator's regions, for a guest to find the one its clients are in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Regions {
+    /// The query's number.
+    pub number: u64,
+    /// The first 16 of them.
+    pub regions: List<RegionEntry, 16>,
+    /// Regions in all.
+    pub all: u16,
 }

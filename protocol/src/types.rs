@@ -293,6 +293,8 @@ open_enum! {
         Schedule = 3 "schedule",
         /// A plugin of the customer's wishes it, for what only it can see.
         Plugin = 4 "plugin",
+        /// Most of the guest's clients, and of their traffic, have been in another region for long enough.
+        Clients = 5 "clients",
     }
 }
 
@@ -315,6 +317,10 @@ open_enum! {
         OwnWaitPermille = 6 "own-wait-permille",
         /// Packets that came in per second: how much is asked of the guest.
         PacketsPerS = 7 "packets-per-s",
+        /// Clients that are in the region of this name, in thousandths of all whose place is known.
+        ClientsPermille = 8 "clients-permille",
+        /// Bytes that went to and came from clients in the region of this name, in thousandths of all such.
+        TrafficPermille = 9 "traffic-permille",
     }
 }
 
@@ -357,6 +363,12 @@ open_enum! {
         OwnLoad = 16 "own-load",
         /// Another guest of this host is moved first; measure again afterwards.
         OthersFirst = 17 "others-first",
+        /// No host that can take it is nearer to the wished region than this one.
+        NoNearerHost = 18 "no-nearer-host",
+        /// The way to the destination was measured and is too slow for the operator's policy.
+        LinkUnfit = 19 "link-unfit",
+        /// At the destination its clients could not reach it: the hosts share no network, and none could be stretched.
+        Unreachable = 20 "unreachable",
     }
 }
 
@@ -409,6 +421,8 @@ open_enum! {
         Balance = 5 "balance",
         /// Nobody told.
         Unstated = 6 "unstated",
+        /// Nearer to the guest's clients.
+        Clients = 7 "clients",
     }
 }
 
@@ -519,4 +533,81 @@ pub struct HostEntry {
     pub place: Place,
     /// Whether the guest may be moved there now.
     pub fitness: Fitness,
+}
+
+/// A country by its two letters of ISO 3166-1.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Country([u8; 2]);
+
+impl Country {
+    /// Two ASCII letters, of any case; None for anything else.
+    pub fn new(letters: &str) -> Option<Self> {
+        match *letters.as_bytes() {
+            [a, b] if a.is_ascii_alphabetic() && b.is_ascii_alphabetic() => {
+                Some(Self([a.to_ascii_uppercase(), b.to_ascii_uppercase()]))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Country {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", char::from(self.0[0]), char::from(self.0[1]))
+    }
+}
+
+impl fmt::Debug for Country {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for Country {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        if s.is_human_readable() { s.collect_str(self) } else { self.0.serialize(s) }
+    }
+}
+
+impl<'de> Deserialize<'de> for Country {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct V;
+        impl Visitor<'_> for V {
+            type Value = Country;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a country's two letters (ISO 3166-1)")
+            }
+            fn visit_str<E: de::Error>(self, s: &str) -> Result<Country, E> {
+                Country::new(s).ok_or_else(|| E::invalid_value(de::Unexpected::Str("other text"), &self))
+            }
+        }
+        if d.is_human_readable() {
+            return d.deserialize_str(V);
+        }
+        let bytes = <[u8; 2]>::deserialize(d)?;
+        // The one way to write each: small letters are none.
+        let country = std::str::from_utf8(&bytes).ok().and_then(Country::new).filter(|c| c.0 == bytes);
+        country.ok_or_else(|| de::Error::invalid_value(de::Unexpected::Bytes(&bytes), &V))
+    }
+}
+
+/// Where on the earth, in hundredths of a degree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, DeriveDeserialize)]
+pub struct Coordinates {
+    /// North positive, -9000 to 9000.
+    pub latitude_cdeg: i16,
+    /// East positive, -18000 to 18000.
+    pub longitude_cdeg: i16,
+}
+
+/// One of the operator's regions. A client belongs to the region that lists its country; where none does and regions
+/// have coordinates, to the nearest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, DeriveDeserialize)]
+pub struct RegionEntry {
+    /// As places and wishes name it.
+    pub name: Text<64>,
+    /// Where it is.
+    pub at: Option<Coordinates>,
+    /// Its countries.
+    pub countries: List<Country, 60>,
 }

@@ -104,8 +104,18 @@ fn every_message_and_structure_is_on_the_page_with_every_field() {
             told += 1;
         }
     }
-    for name in ["GuestHello", "HostHello", "Waiting", "Evidence", "Wishes", "Place", "HostEntry", "Figures"]
-    {
+    for name in [
+        "GuestHello",
+        "HostHello",
+        "Waiting",
+        "Evidence",
+        "Wishes",
+        "Place",
+        "HostEntry",
+        "RegionEntry",
+        "Coordinates",
+        "Figures",
+    ] {
         assert_eq!(&fields_on_the_page(&format!("### {name}")), &structures[name], "{name}");
         told += 1;
     }

@@ -80,6 +80,7 @@ fn from_guest() -> Vec<(&'static str, GuestToHost)> {
         ("random_start.least", RandomStart { law: GapLaw::Uniform, most_per_day: None, ..random }.into()),
         ("random_stop", RandomStop { number: 10 }.into()),
         ("random_query", RandomQuery { number: 11 }.into()),
+        ("regions_query", RegionsQuery { number: 12 }.into()),
     ]
 }
 
@@ -131,6 +132,18 @@ fn from_host() -> Vec<(&'static str, HostToGuest)> {
         most_per_day: 100,
         made: 3,
         pool: 4,
+    };
+    let regions = Regions {
+        number: 12,
+        regions: List::clipped([
+            RegionEntry {
+                name: Text::clipped("eu-west"),
+                at: Some(Coordinates { latitude_cdeg: 5_335, longitude_cdeg: -626 }),
+                countries: List::clipped(["IE", "FR"].iter().filter_map(|c| Country::new(c))),
+            },
+            RegionEntry { name: Text::clipped("eu-north"), at: None, countries: List::default() },
+        ]),
+        all: 2,
     };
     vec![
         ("accepted", Accepted { request: REQUEST, migration: MIGRATION }.into()),
@@ -212,6 +225,7 @@ fn from_host() -> Vec<(&'static str, HostToGuest)> {
             "random_status.least",
             RandomStatus { number: None, state: RandomState::BudgetUsedUp, ..random }.into(),
         ),
+        ("regions", regions.into()),
     ]
 }
 
@@ -506,6 +520,7 @@ fn the_meaning_of_the_bytes_stands_beside_them() {
             GuestToHost::RandomStart(m) => json(m),
             GuestToHost::RandomStop(m) => json(m),
             GuestToHost::RandomQuery(m) => json(m),
+            GuestToHost::RegionsQuery(m) => json(m),
         };
         lines.push(format!("  \"guest_to_host.{}.{name}\": {value}", m.number()));
     }
@@ -526,6 +541,7 @@ fn the_meaning_of_the_bytes_stands_beside_them() {
             HostToGuest::Verdict(m) => json(m),
             HostToGuest::Hosts(m) => json(m),
             HostToGuest::RandomStatus(m) => json(m),
+            HostToGuest::Regions(m) => json(m),
         };
         lines.push(format!("  \"host_to_guest.{}.{name}\": {value}", m.number()));
     }

@@ -99,6 +99,7 @@ fn largest_from_guest() -> Vec<GuestToHost> {
         .into(),
         RandomStop { number: u64::MAX }.into(),
         RandomQuery { number: u64::MAX }.into(),
+        RegionsQuery { number: u64::MAX }.into(),
     ]
 }
 
@@ -182,6 +183,16 @@ fn largest_from_host() -> Vec<HostToGuest> {
             most_per_day: u16::MAX,
             made: u16::MAX,
             pool: u16::MAX,
+        }
+        .into(),
+        Regions {
+            number: u64::MAX,
+            regions: full_list(RegionEntry {
+                name: full(),
+                at: Some(Coordinates { latitude_cdeg: i16::MIN, longitude_cdeg: i16::MIN }),
+                countries: full_list(Country::new("ZZ").unwrap()),
+            }),
+            all: u16::MAX,
         }
         .into(),
     ]
@@ -294,9 +305,10 @@ fn assert_texts_are_checked<M: Message + std::fmt::Debug>(largest: &[M], expecte
 
 #[test]
 fn texts_are_refused_when_longer_or_with_controls() {
-    // A request's eight workloads and its region; in a completion two places of alias and region.
+    // A request's eight workloads and its region; in a completion two places of alias and region, sixteen of them in hosts,
+    // and sixteen names of regions.
     assert_texts_are_checked(&largest_from_guest(), 9);
-    assert_texts_are_checked(&largest_from_host(), 36);
+    assert_texts_are_checked(&largest_from_host(), 52);
 }
 
 #[test]
@@ -409,5 +421,18 @@ mod allocations {
             // SAFETY: the caller's promise is passed on.
             unsafe { System.realloc(ptr, layout, new_size) }
         }
+    }
+}
+
+#[test]
+fn countries_are_two_capital_letters() {
+    for bad in ["", "F", "FRA", "F1", "é", "f ", "  "] {
+        assert_eq!(Country::new(bad), None, "{bad:?}");
+    }
+    assert_eq!(Country::new("fr").unwrap().to_string(), "FR");
+    let read = |bytes: &[u8]| postcard::from_bytes::<Country>(bytes).is_ok();
+    assert!(read(b"FR"));
+    for bad in [b"fr", b"F\0", b"F\xc3", b"1F"] {
+        assert!(!read(bad), "{bad:?}");
     }
 }

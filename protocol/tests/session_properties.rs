@@ -254,7 +254,8 @@ impl World {
                     | GuestToHost::HostsQuery(_)
                     | GuestToHost::RandomStart(_)
                     | GuestToHost::RandomStop(_)
-                    | GuestToHost::RandomQuery(_) => false,
+                    | GuestToHost::RandomQuery(_)
+                    | GuestToHost::RegionsQuery(_) => false,
                 });
                 self.guest_said[g].kept.retain(|n| !taken.contains(n));
             }

@@ -30,6 +30,11 @@ pub(crate) enum Wanted {
     /// How the workloads, the host and the request stand
     #[command(after_help = "Examples:\n  coms status\n  coms status --json | jq .workloads")]
     Status,
+    /// Where the clients are, by region, and whether that is a reason to ask
+    #[command(
+        after_help = "Examples:\n  coms clients\n  coms clients --json | jq '.regions[] | {region, clients_permille}'"
+    )]
+    Clients,
     /// Ask to be moved
     #[command(
         after_help = "Examples:\n  coms migrate --wait\n  coms migrate --avoid-this-host --max-downtime-ms 200\n  \

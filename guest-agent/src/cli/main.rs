@@ -3,6 +3,7 @@
 mod args;
 mod asked;
 mod client;
+mod clients;
 mod doctor;
 mod live;
 mod random;
@@ -65,6 +66,10 @@ fn run(args: &Args) -> Result<bool, Trouble> {
         Wanted::Plugin(wanted) => Err(plugin(args, wanted)),
         Wanted::Status => {
             out(&client.ask(&Command::Status)?, show::status);
+            Ok(true)
+        }
+        Wanted::Clients => {
+            out(&client.ask(&Command::Clients)?, clients::show);
             Ok(true)
         }
         Wanted::History => {

@@ -1,6 +1,6 @@
 //! The daemon's JSON as text for people. What is absent is not shown; nothing is made up for it.
 
-use crate::asked;
+use crate::{asked, clients};
 use serde_json::Value;
 use std::fmt::Write;
 
@@ -105,6 +105,9 @@ pub(crate) fn status(v: &Value) -> String {
         if_known(&mut out, ", ", r, "/made", "");
         if_known(&mut out, " of at most ", r, "/most_per_day", " moves within 24 hours");
         out.push('\n');
+    }
+    if let Some(f) = v.pointer("/following") {
+        let _ = writeln!(out, "Clients    {}", clients::line(f));
     }
     if let Some(last) = v.pointer("/last") {
         let _ = writeln!(out, "Last       {}", record(last));

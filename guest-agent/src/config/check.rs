@@ -1,7 +1,10 @@
 //! From typed to checked: every value that cannot be meant is refused here, with its key and what would be right.
 
-use super::{Access, Asking, Config, Port, Probe, Rule, Wishes, Workload, asked, hook, random, raw, target};
+use super::{
+    Access, Asking, Config, Port, Probe, Rule, Wishes, Workload, asked, clients, hook, random, raw, target,
+};
 use crate::calendar::Calendar;
+use crate::decide::clients::ROUND_TRIP;
 use coms_protocol::types::{Metric, Technique, Text};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -51,6 +54,12 @@ pub(super) fn checked(raw: raw::Raw) -> Checked<Config> {
             return bad("workload.name", format!("\"{}\" is used twice; give each its own", w.name));
         }
     }
+    if names.contains(&ROUND_TRIP.to_owned()) {
+        return bad(
+            "workload.name",
+            format!("\"{ROUND_TRIP}\" is what the clients' round trips are called; take another"),
+        );
+    }
     Ok(Config {
         port: port(raw.port)?,
         access: access(&raw.socket)?,
@@ -64,6 +73,7 @@ pub(super) fn checked(raw: raw::Raw) -> Checked<Config> {
         least_notice: asked::least(&raw.notice)?,
         asked: asked::checked(raw.asked)?,
         random: raw.random.map(random::checked).transpose()?,
+        clients: clients::checked(raw.clients)?,
         windows: Calendar::new(&raw.windows)
             .map_err(|(key, what)| Bad { key: format!("windows.{key}"), what })?,
         workloads,

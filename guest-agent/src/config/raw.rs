@@ -1,6 +1,6 @@
 //! The file as people type it. Units are in the keys; what is left out gets its default here and nowhere else.
 
-use super::{asked, hook, random};
+use super::{asked, clients, hook, random};
 use serde::Deserialize;
 use std::path::PathBuf;
 
@@ -19,6 +19,7 @@ pub(super) struct Raw {
     pub notice: asked::RawNotice,
     pub asked: Vec<asked::Raw>,
     pub random: Option<random::Raw>,
+    pub clients: clients::Raw,
     pub windows: crate::calendar::Windows,
 }
 

@@ -23,6 +23,7 @@ impl Agent {
                 let lines = self.state.history.iter().map(|r| Value::Object(record_json(r)));
                 json!({ "ok": true, "history": lines.collect::<Vec<_>>() })
             }
+            Command::Clients => self.clients_report(now),
             Command::Watch => {
                 self.actions.push(Action::Watch(client));
                 json!({ "ok": true })
@@ -182,6 +183,7 @@ impl Agent {
             "apps": self.apps_json(),
             "random": self.random_json(),
             "clients": self.clients_json(),
+            "following": self.following_json(now),
             "scheduled": self.schedules_json(),
             "windows": self.has_windows().then(|| self.windows_json(now.unix_us / 1000)),
             "measuring_effect": self.measuring.is_some(),

@@ -55,7 +55,7 @@ impl Agent {
                 | GuestToHost::HostsQuery(_) => {}
                 GuestToHost::RandomStart(RandomStart { number, .. })
                 | GuestToHost::RandomStop(RandomStop { number }) => self.random_delivered(number),
-                GuestToHost::RandomQuery(_) => {}
+                GuestToHost::RandomQuery(_) | GuestToHost::RegionsQuery(_) => {}
             },
             Session::Heartbeat { .. } => {
                 // Both ends are awake now anyway: the idle comparison of clocks costs no wake-up of its own.
@@ -78,6 +78,7 @@ impl Agent {
         // Whoever it is, it knows nothing of what is wanted here until it is told.
         self.attend_said = None;
         if new_peer {
+            self.ask_for_regions(now);
             self.clocks.burst(now.mono);
             for number in self.pings.as_mut().map(super::ping::Run::new_peer).unwrap_or_default() {
                 self.actions.push(Action::Send(coms_protocol::guest_to_host::Ping { number }.into()));
@@ -122,6 +123,9 @@ impl Agent {
                     | DenyReason::Busy
                     | DenyReason::DestinationRefused
                     | DenyReason::OwnLoad
+                    | DenyReason::NoNearerHost
+                    | DenyReason::LinkUnfit
+                    | DenyReason::Unreachable
                     | DenyReason::Unknown(_) => self.back_off(now, &asking, m.retry_after_s),
                 }
                 let retry_s = self.backoff_until.saturating_sub(now.mono).as_secs();
@@ -170,6 +174,7 @@ impl Agent {
             HostToGuest::Verdict(m) => self.on_verdict(now, m),
             HostToGuest::Hosts(m) => self.on_hosts(&m),
             HostToGuest::RandomStatus(m) => self.on_random_status(m),
+            HostToGuest::Regions(m) => self.on_regions(now, &m),
         }
     }
 

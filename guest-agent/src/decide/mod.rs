@@ -8,6 +8,7 @@ mod announced;
 mod apps;
 pub mod blame;
 mod cancel;
+pub mod clients;
 pub mod clock;
 mod customer;
 pub mod effect;
@@ -38,6 +39,7 @@ use against::Awaited;
 use announced::Announced;
 use apps::App;
 use blame::Blame;
+use clients::Following;
 use clock::Clocks;
 use coms_protocol::GuestToHost;
 use coms_protocol::guest_to_host::{Attend, GuestHello};
@@ -147,6 +149,7 @@ pub struct Agent {
     ignored: Ignored,
     random: random::Standing,
     plugins: Plugins,
+    following: Following,
     /// When the configuration was read (ms since 1970).
     loaded_unix_ms: u64,
 }
@@ -199,10 +202,12 @@ impl Agent {
             ignored: Ignored::default(),
             random: random::Standing::new(random),
             plugins: Plugins::default(),
+            following: Following::default(),
             loaded_unix_ms: wall_ms,
         };
         agent.take_up(in_log, now);
         agent.configure_random();
+        agent.count_anew();
         agent.settle(now);
         agent
     }
@@ -236,6 +241,7 @@ impl Agent {
             }
             Event::Probe { workload, outcome } => self.on_probe(now, workload, &outcome),
             Event::Measured(measured) => self.on_measured(&measured),
+            Event::Clients(seen) => self.on_seen(now, seen),
             Event::Command { client, command } => self.on_command(now, client, command),
             Event::ClientGone(client) => {
                 if self.pings.as_ref().is_some_and(|p| p.client() == client) {
@@ -272,6 +278,7 @@ impl Agent {
             self.random_timeout(),
             self.schedule_due,
             self.unexplained_timeout(),
+            self.clients_timeout(),
         ]
         .into_iter()
         .flatten()
@@ -306,6 +313,8 @@ impl Agent {
         self.settle_effect(now);
         self.settle_afresh(now);
         self.settle_schedules(now);
+        self.settle_count(now);
+        self.settle_regions(now);
         self.ask_if_slow(now);
 
         let waiting = List::clipped(self.state.life.waiting());

@@ -23,7 +23,15 @@ const MAX_TOOK: Duration = Duration::from_secs(60);
 pub(super) struct Plugins {
     wish: Option<(Value, Duration)>,
     /// By plugin: addresses and weights as they were said, each of them right. A list, for there are few; a map is larger.
-    clients: Vec<(String, Vec<String>)>,
+    clients: Vec<Named>,
+}
+
+/// Whom a plugin named, and when.
+#[derive(Debug)]
+struct Named {
+    plugin: String,
+    clients: Vec<String>,
+    at: Duration,
 }
 
 /// A stranger's text, as it may be told.
@@ -32,15 +40,33 @@ fn plain(text: &str) -> String {
 }
 
 /// "ADDRESS WEIGHT", the weight above 0.
-fn is_client(text: &str) -> bool {
-    text.split_once(' ').is_some_and(|(address, weight)| {
-        address.parse::<IpAddr>().is_ok() && weight.parse::<f64>().is_ok_and(|w| w > 0.0)
-    })
+fn named(text: &str) -> Option<(IpAddr, f64)> {
+    let (address, weight) = text.split_once(' ')?;
+    let weight = weight.parse::<f64>().ok().filter(|w| *w > 0.0 && w.is_finite())?;
+    Some((address.parse().ok()?, weight))
 }
 
 impl Plugins {
     pub(super) fn wishes(&self) -> bool {
         self.wish.is_some()
+    }
+
+    /// Whom all of them serve, which may be nobody. None: no plugin says.
+    pub(super) fn listed(&self) -> Option<Vec<(IpAddr, f64)>> {
+        let all: Vec<_> = self.clients.iter().flat_map(|n| &n.clients).filter_map(|c| named(c)).collect();
+        (!self.clients.is_empty()).then_some(all)
+    }
+
+    /// What was not said again for so long. True: something was forgotten.
+    pub(super) fn forget_old_clients(&mut self, now: Duration, window: Duration) -> bool {
+        let before = self.clients.len();
+        self.clients.retain(|n| now < n.at + window);
+        self.clients.len() < before
+    }
+
+    /// When something will be.
+    pub(super) fn clients_until(&self, window: Duration) -> Option<Duration> {
+        self.clients.iter().map(|n| n.at + window).min()
     }
 
     /// The wish, for a request that is made now. One that is too old goes without.
@@ -72,9 +98,10 @@ impl Agent {
             }
         }
         if let Some(clients) = clients {
-            let clients = clients.into_iter().filter(|c| is_client(c)).take(MAX_CLIENTS).collect();
-            self.plugins.clients.retain(|(name, _)| *name != plugin);
-            self.plugins.clients.push((plugin.clone(), clients));
+            let clients = clients.into_iter().filter(|c| named(c).is_some()).take(MAX_CLIENTS).collect();
+            self.plugins.clients.retain(|n| n.plugin != plugin);
+            self.plugins.clients.push(Named { plugin: plugin.clone(), clients, at: now.mono });
+            self.count_anew();
         }
         if let Some(why) = wish {
             self.plugins.wish = Some((json!({ "plugin": plain(&plugin), "why": plain(&why) }), now.mono));
@@ -85,14 +112,15 @@ impl Agent {
     /// After a reload: of plugins that no workload names any more nothing is kept.
     pub(super) fn forget_plugins(&mut self) {
         let workloads = &self.config.workloads;
-        self.plugins.clients.retain(|(plugin, _)| {
-            workloads.iter().any(|w| matches!(&w.probe, Probe::Plugin(name) if name == plugin))
+        self.plugins.clients.retain(|n| {
+            workloads.iter().any(|w| matches!(&w.probe, Probe::Plugin(name) if *name == n.plugin))
         });
     }
 
     /// How many clients, or networks of them, each plugin named.
     pub(super) fn clients_json(&self) -> Option<Value> {
         let clients = &self.plugins.clients;
-        (!clients.is_empty()).then(|| clients.iter().map(|(p, c)| (p.clone(), json!(c.len()))).collect())
+        (!clients.is_empty())
+            .then(|| clients.iter().map(|n| (n.plugin.clone(), json!(n.clients.len()))).collect())
     }
 }

@@ -46,6 +46,7 @@ impl Agent {
         self.config = config;
         self.forget_plugins();
         self.configure_random();
+        self.count_anew();
         self.loaded_unix_ms = now.unix_us / 1000;
         self.tell("reloaded", fields(told), Audience::Everybody);
     }

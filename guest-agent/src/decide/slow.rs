@@ -1,5 +1,6 @@
 //! From measurements to a request, and back from a move to "did it help".
 
+use super::clients::ROUND_TRIP;
 use super::effect::{Before, Check, During, Measuring, ms};
 use super::request::{Asking, Life};
 use super::{Agent, fields};
@@ -85,7 +86,8 @@ impl Agent {
             && now.mono >= self.backoff_until;
         self.settle_episode();
         let wanted = self.watches.iter().find_map(|w| w.wants(now.mono)).filter(|_| free);
-        if (wanted.is_some() || self.plugins.wishes())
+        let region = self.clients_want(now.mono).filter(|_| free);
+        if (wanted.is_some() || self.plugins.wishes() || region.is_some())
             && !self.calendar().text.ask_outside
             && self.closed_until(now.unix_us / 1000).is_some()
         {
@@ -95,10 +97,13 @@ impl Agent {
         let by_rule = wanted.filter(|_| self.may_ask(now));
         // What a plugin wishes has its own reason: not for this machine's figures to refute.
         let wish = self.plugins.take_wish(now.mono, free && by_rule.is_none());
-        let Some(reason) = by_rule.or(wish.is_some().then_some(RequestReason::Plugin)) else { return };
+        let by_plugin = wish.is_some().then_some(RequestReason::Plugin);
+        // What suffers now goes first: the clients' region was waited for long, and can wait on.
+        let by_clients = region.is_some().then_some(RequestReason::Clients);
+        let Some(reason) = by_rule.or(by_plugin).or(by_clients) else { return };
         let w = &self.config.wishes;
         let wishes = Wishes {
-            region: w.region.clone(),
+            region: region.filter(|_| reason == RequestReason::Clients).or_else(|| w.region.clone()),
             avoid_this_host: w.avoid_this_host,
             deadline_s: w.deadline_s,
             max_downtime_ms: w.max_downtime_ms,
@@ -107,7 +112,11 @@ impl Agent {
         if let Some(wish) = wish {
             self.tell("plugin_wish", fields(wish), Audience::Everybody);
         }
-        let evidence = self.evidence(now.mono, reason != RequestReason::Plugin);
+        let evidence = if reason == RequestReason::Clients {
+            self.clients_evidence(now.mono)
+        } else {
+            self.evidence(now.mono, reason != RequestReason::Plugin)
+        };
         self.ask(now, reason, evidence, wishes);
     }
 
@@ -208,6 +217,7 @@ impl Agent {
                 failing: standing.state == "failing",
             });
         }
+        all.extend(self.clients_before());
         all
     }
 
@@ -221,15 +231,23 @@ impl Agent {
     ) {
         // What the request was made with counts, not what was measured in the brown-out after it.
         let evidence = asking.map_or(&[][..], |a| a.request.evidence.as_slice());
-        for e in evidence {
+        // Shares of clients are a region's, which may be called like a workload.
+        let of_workload =
+            |e: &&Evidence| !matches!(e.metric, Metric::ClientsPermille | Metric::TrafficPermille);
+        for e in evidence.iter().filter(of_workload) {
             let Some(b) = check.before.iter_mut().find(|b| b.workload == e.workload.as_str()) else {
                 continue;
             };
             b.failing = e.metric == Metric::FailuresPermille;
             b.us = if b.failing { None } else { Some(e.now) };
         }
-        let rank = |b: &Before| evidence.iter().position(|e| e.workload.as_str() == b.workload);
+        let for_clients = asking.is_some_and(|a| a.request.reason == RequestReason::Clients);
+        let rank = |b: &Before| match b.workload.as_str() {
+            ROUND_TRIP if for_clients => Some(0),
+            name => evidence.iter().filter(of_workload).position(|e| e.workload.as_str() == name),
+        };
         check.before.sort_by_key(|b| rank(b).unwrap_or(usize::MAX));
+        self.clients_moved();
         for watch in &mut self.watches {
             watch.moved();
         }
@@ -265,6 +283,7 @@ fn is_automatic(asking: &Asking) -> bool {
         RequestReason::WorkloadSlow
         | RequestReason::WorkloadFailing
         | RequestReason::Plugin
+        | RequestReason::Clients
         | RequestReason::Unknown(_) => true,
     }
 }
@@ -284,6 +303,17 @@ pub(super) fn evidence_json(e: &Evidence) -> Value {
             "baseline": e.baseline,
             "threshold": e.threshold,
             "samples": e.samples,
+        })));
+    }
+    if let Metric::ClientsPermille | Metric::TrafficPermille = e.metric {
+        return Value::Object(fields(json!({
+            "region": e.workload,
+            "metric": metric_name(e.metric),
+            "now_permille": e.now,
+            "here_permille": e.baseline,
+            "threshold_permille": e.threshold,
+            "for_s": e.for_s,
+            "connections": e.samples,
         })));
     }
     let latency = e.metric != Metric::FailuresPermille;

@@ -105,7 +105,7 @@ impl World {
                     actions.extend(self.agent.take_actions());
                 }
                 Action::SetHello(_) | Action::SendOnce(_) | Action::Reply { .. } | Action::Watch(_) => {}
-                Action::Inform(_) | Action::Run { .. } => {}
+                Action::Inform(_) | Action::Run { .. } | Action::Count(_) => {}
                 Action::StartTicker | Action::Measure(_) | Action::Configure(_) | Action::Work { .. } => {}
             }
         }

@@ -70,6 +70,8 @@ impl Tally {
             | Metric::StealPermille
             | Metric::OwnWaitPermille
             | Metric::PacketsPerS
+            | Metric::ClientsPermille
+            | Metric::TrafficPermille
             | Metric::Unknown(_) => None,
         }
     }

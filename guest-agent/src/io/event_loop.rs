@@ -1,6 +1,7 @@
 //! The one loop: wait for the world, let [`Agent`] decide, carry it out, and only then let the session speak
 //! (its acknowledgements say "acted on", so what was heard is on disk by then).
 
+use super::clients::Clients as Counting;
 use super::commands::Commands;
 use super::event_log::EventLog;
 use super::hooks::Hooks;
@@ -101,6 +102,7 @@ struct Shell {
     probes: Probes,
     hooks: Hooks,
     commands: Commands,
+    counting: Counting,
     doors: watch::Sender<Doors>,
     /// What is measured aside comes back here.
     aside: (mpsc::Sender<Event>, mpsc::Receiver<Event>),
@@ -129,6 +131,7 @@ impl Shell {
             probes: probes::start(&config.workloads),
             hooks,
             commands: Commands::default(),
+            counting: Counting::default(),
             doors,
             agent: Agent::new(config, state, &log.finals(), random(), now()),
             session: Session::new(epoch, &GuestHello::default()),
@@ -139,7 +142,7 @@ impl Shell {
             state_file,
             clients: Clients::default(),
             ticker: None,
-            aside: mpsc::channel(2),
+            aside: mpsc::channel(4),
         }
     }
 
@@ -273,6 +276,7 @@ impl Shell {
                 Action::Run { run, name, argv, timeout, line } => {
                     self.commands.run(run, name, argv, timeout, line);
                 }
+                Action::Count(count) => self.counting.set(count, &self.aside.0),
                 Action::Measure(workloads) => self.probes = probes::start(&workloads),
                 Action::Work { units } => machine::measure(units, &self.aside.0),
                 Action::Configure(config) => {

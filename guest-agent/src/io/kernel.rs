@@ -1,4 +1,4 @@
-//! Two questions to the kernel that neither the standard library nor rustix asks.
+//! Questions to the kernel that neither the standard library nor rustix asks.
 
 use rustix::fd::{AsFd, AsRawFd};
 use std::io;
@@ -51,6 +51,28 @@ pub fn clock_is_synchronised() -> Option<bool> {
         (state, what.assume_init())
     };
     (state >= 0).then_some(state != libc::TIME_ERROR && what.status & libc::STA_UNSYNC == 0)
+}
+
+/// The next packet of a packet socket, as far as it fits, and which way it went (PACKET_HOST, PACKET_OUTGOING, ...).
+#[expect(unsafe_code, reason = "sockaddr_ll has no safe binding")]
+pub(super) fn next_packet(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, u8)> {
+    let mut from = MaybeUninit::<libc::sockaddr_ll>::zeroed();
+    let mut length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    // SAFETY: the descriptor is borrowed and so open; the kernel writes at most as much into `buffer` and `from` as they
+    // have room for, and `from` is plain numbers, for which zero is a value.
+    let (read, from) = unsafe {
+        let read = libc::recvfrom(
+            socket.as_fd().as_raw_fd(),
+            buffer.as_mut_ptr().cast(),
+            buffer.len(),
+            0,
+            from.as_mut_ptr().cast(),
+            &mut length,
+        );
+        (read, from.assume_init())
+    };
+    let read = usize::try_from(read).map_err(|_| io::Error::last_os_error())?;
+    Ok((read, from.sll_pkttype))
 }
 
 #[cfg(test)]

@@ -1,8 +1,11 @@
 //! Everything that touches the world. Nothing here decides.
 
+mod capture;
+mod clients;
 mod commands;
 pub mod event_log;
 pub mod event_loop;
+pub mod geo;
 mod hooks;
 mod http;
 pub mod kernel;
@@ -13,6 +16,7 @@ pub mod probes;
 mod program;
 mod random;
 mod serial;
+pub mod sock_diag;
 mod socket;
 pub mod state_file;
 #[cfg(feature = "faults")]

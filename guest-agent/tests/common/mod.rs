@@ -288,7 +288,8 @@ impl Broker {
             | GuestToHost::HostsQuery(_)
             | GuestToHost::RandomStart(_)
             | GuestToHost::RandomStop(_)
-            | GuestToHost::RandomQuery(_) => None,
+            | GuestToHost::RandomQuery(_)
+            | GuestToHost::RegionsQuery(_) => None,
         });
         requests.collect()
     }

@@ -1,20 +1,25 @@
 //! From what was typed to what may be relied on.
 
+use super::places::{at_a_place, check_places};
 use super::raw::{Typed, TypedLimits, TypedNotice, TypedRandom};
 use super::{Access, Config, GuestPattern, Host, Limits, Notices, RandomMoves};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use uuid::Uuid;
 
-type Wrong = (String, String, &'static str);
+pub(super) type Wrong = (String, String, &'static str);
 
-fn wrong<T>(key: impl Into<String>, wrong: impl Into<String>, right: &'static str) -> Result<T, Wrong> {
+pub(super) fn wrong<T>(
+    key: impl Into<String>,
+    wrong: impl Into<String>,
+    right: &'static str,
+) -> Result<T, Wrong> {
     Err((key.into(), wrong.into(), right))
 }
 
 impl Typed {
     pub(super) fn check(self) -> Result<Config, Wrong> {
-        let me = check_host(
+        let mut me = check_host(
             "host",
             self.host.name,
             self.host.region,
@@ -23,12 +28,15 @@ impl Typed {
             self.host.cpus,
             self.host.memory_mib,
         )?;
+        at_a_place("host", &mut me, self.host.site, self.host.address, None)?;
         let mut peers = Vec::new();
         let mut names = BTreeSet::from([me.name.clone()]);
         let mut uris = BTreeSet::new();
         for (i, p) in self.hosts.into_iter().enumerate() {
             let key = format!("hosts[{i}]");
-            let host = check_host(&key, p.name, p.region, p.libvirt, p.migrate_uri, p.cpus, p.memory_mib)?;
+            let mut host =
+                check_host(&key, p.name, p.region, p.libvirt, p.migrate_uri, p.cpus, p.memory_mib)?;
+            at_a_place(&key, &mut host, p.site, p.address, p.link)?;
             if !names.insert(host.name.clone()) {
                 return wrong(
                     format!("{key}.name"),
@@ -66,6 +74,20 @@ impl Typed {
         let limits = self.limits.check()?;
         let notices = self.notice.check()?;
         let random = self.random.check(&names)?;
+        let places = check_places(self.regions, self.distances, &me, &peers)?;
+        let link = self.link.check()?;
+        me.link = link.listen;
+        let network = self.network.check()?;
+        if self.aliases.key_file.is_none()
+            && (link.listen.is_some() || peers.iter().any(|p| p.link.is_some()))
+        {
+            return wrong(
+                "aliases.key_file",
+                "is not set, and brokers that ask each other (link) know each other by it",
+                "name the same file of 32 random bytes on all hosts of the pool",
+            );
+        }
+        super::places::check_step(network.as_ref(), &me, &peers)?;
         for (key, path) in [("paths.socket", &self.paths.socket), ("paths.state", &self.paths.state)] {
             if !path.is_absolute() {
                 return wrong(key, format!("`{}` is relative", path.display()), "write an absolute path");
@@ -88,6 +110,10 @@ impl Typed {
             limits,
             notices,
             random,
+            regions: places.0,
+            distances: places.1,
+            link,
+            network,
             alias_key_file: self.aliases.key_file,
             socket: self.paths.socket,
             state: self.paths.state,
@@ -218,6 +244,15 @@ impl TypedNotice {
     }
 }
 
+pub(super) fn is_name(name: &str) -> bool {
+    (1..=64).contains(&name.len()) && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+}
+
+/// A guest is shown regions: they must fit a message and hold nothing that moves a cursor.
+pub(super) fn is_region(region: &str) -> bool {
+    (1..=64).contains(&region.len()) && region.chars().all(|c| c.is_ascii_graphic() || c == ' ')
+}
+
 fn check_host(
     key: &str,
     name: String,
@@ -227,18 +262,14 @@ fn check_host(
     cpus: Option<u32>,
     memory_mib: Option<u64>,
 ) -> Result<Host, Wrong> {
-    if name.is_empty()
-        || name.len() > 64
-        || !name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-    {
+    if !is_name(&name) {
         return wrong(
             format!("{key}.name"),
             format!("`{name}` is no name"),
             "use 1 to 64 letters, digits, dots, dashes, underscores",
         );
     }
-    // A guest is shown its region: it must fit a message and hold nothing that moves a cursor.
-    if region.is_empty() || region.len() > 64 || !region.chars().all(|c| c.is_ascii_graphic() || c == ' ') {
+    if !is_region(&region) {
         return wrong(
             format!("{key}.region"),
             format!("`{region}` is no region"),
@@ -259,5 +290,8 @@ fn check_host(
         migrate_uri,
         cpus,
         memory_kib: memory_mib.map(|m| m.saturating_mul(1024)),
+        site: None,
+        address: None,
+        link: None,
     })
 }

@@ -2,10 +2,13 @@
 //! legal and still unwise is told by `unwise`.
 
 mod check;
+mod places;
 mod raw;
 mod unwise;
 
+use coms_protocol::types::{Coordinates, Country};
 use raw::Typed;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use uuid::Uuid;
@@ -33,6 +36,12 @@ pub struct Config {
     pub limits: Limits,
     pub notices: Notices,
     pub random: RandomMoves,
+    /// The operator's regions, in the file's order.
+    pub regions: Vec<Region>,
+    pub distances: Vec<Distance>,
+    pub link: Link,
+    /// What makes a VM reachable at another site. None: VMs stay at their site.
+    pub network: Option<NetworkStep>,
     /// Secret behind the aliases, the same file on all hosts of a pool.
     pub alias_key_file: Option<PathBuf>,
     pub socket: PathBuf,
@@ -65,6 +74,57 @@ pub struct Host {
     pub cpus: Option<u32>,
     /// At most this much memory counts, whatever libvirt claims.
     pub memory_kib: Option<u64>,
+    /// Hosts of one site share the VMs' network. Those without one are all at one site.
+    pub site: Option<String>,
+    /// Where the network between sites is stretched to.
+    pub address: Option<IpAddr>,
+    /// Where its broker answers other brokers; of this host it is [`Link::listen`].
+    pub link: Option<SocketAddr>,
+}
+
+impl Host {
+    /// Of this host's end of a stretched network.
+    pub fn tunnel(&self) -> Option<IpAddr> {
+        self.address.or_else(|| self.link.map(|l| l.ip())).filter(|ip| !ip.is_unspecified())
+    }
+}
+
+/// One of the operator's regions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Region {
+    pub name: String,
+    pub at: Option<Coordinates>,
+    pub countries: Vec<Country>,
+}
+
+/// How far two regions are from each other, as the operator says. It holds both ways.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Distance {
+    pub from: String,
+    pub to: String,
+    pub ms: u32,
+}
+
+/// What brokers ask each other directly, and what the way between two hosts must be like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Link {
+    /// None: this broker answers no other one.
+    pub listen: Option<SocketAddr>,
+    pub max_rtt_ms: u64,
+    pub min_rate_mib_s: u64,
+}
+
+/// The operator's command that stretches a network between two sites (docs/network-step.md).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkStep {
+    pub command: Vec<String>,
+    /// No other bridge of this host is ever stretched, whoever asks.
+    pub bridges: Vec<String>,
+    /// One host of a site at a time stretches a bridge.
+    pub one_per_site: bool,
+    pub timeout: Duration,
+    /// A VM that is home for so long needs its network no more.
+    pub release_after: Duration,
 }
 
 /// Which domains take part.
@@ -233,6 +293,89 @@ mod tests {
         ] {
             let text = parse(&GOOD.replace(from, to)).unwrap_err().to_string();
             assert!(text.contains("/etc/coms/broker.toml") && text.contains(key), "{text}");
+        }
+    }
+
+    const PLACES: &str = r#"
+        [host]
+        name = "h1"
+        region = "north"
+        site = "a"
+        [[hosts]]
+        name = "h2"
+        region = "south"
+        libvirt = "qemu+tls://h2/system"
+        site = "b"
+        link = "10.0.0.2:7466"
+        [link]
+        listen = "[fd00::1]:7466"
+        [network]
+        step = ["/bin/true"]
+        bridges = ["br0"]
+        [aliases]
+        key_file = "/k"
+        [[regions]]
+        name = "north"
+        latitude = 59.33
+        longitude = -18.07
+        countries = ["se", "NO"]
+        [[regions]]
+        name = "south"
+        countries = ["IT"]
+        [[distances]]
+        from = "north"
+        to = "south"
+        ms = 30
+    "#;
+
+    #[test]
+    fn reads_regions_sites_and_what_lies_between() {
+        let c = parse(PLACES).unwrap();
+        let at = Coordinates { latitude_cdeg: 5933, longitude_cdeg: -1807 };
+        assert_eq!((c.regions[0].at, c.regions[0].countries.len()), (Some(at), 2));
+        assert_eq!(c.me.tunnel(), Some("fd00::1".parse().unwrap()));
+        assert_eq!(c.peers[0].tunnel(), Some("10.0.0.2".parse().unwrap()));
+        assert_eq!((c.link.max_rtt_ms, c.link.min_rate_mib_s), (150, 30));
+        assert_eq!(c.network.unwrap().timeout, Duration::from_secs(30));
+        let plain = parse(GOOD).unwrap();
+        assert_eq!((plain.me.site, plain.link.listen, plain.network), (None, None, None));
+    }
+
+    #[test]
+    fn says_what_is_wrong_with_places() {
+        for (from, to, key) in [
+            ("site = \"a\"", "site = \"a b\"", "host.site"),
+            ("site = \"a\"", "site = \"a\"\naddress = \"h1\"", "host.address"),
+            ("site = \"a\"", "site = \"a\"\naddress = \"0.0.0.0\"", "host.address"),
+            ("link = \"10.0.0.2:7466\"", "link = \"h2:7466\"", "hosts[0].link"),
+            ("link = \"10.0.0.2:7466\"", "link = \"0.0.0.0:7466\"", "hosts[0].link"),
+            ("link = \"10.0.0.2:7466\"", "", "hosts[0].link"),
+            ("listen = \"[fd00::1]:7466\"", "", "link.listen"),
+            ("listen = \"[fd00::1]:7466\"", "listen = \"[fd00::1]:0\"", "link.listen"),
+            ("listen = \"[fd00::1]:7466\"", "listen = \"[::]:7466\"", "host.address"),
+            ("[network]", "max_rtt_ms = 0\n[network]", "link.max_rtt_ms"),
+            ("[network]", "min_rate_mib_s = 0\n[network]", "link.min_rate_mib_s"),
+            ("\"/bin/true\"", "\"true\"", "network.step"),
+            ("step =", "timeout_s = 0\nstep =", "network.timeout_s"),
+            ("step =", "release_after_s = 4\nstep =", "network.release_after_s"),
+            ("bridges = [\"br0\"]", "", "network.bridges"),
+            ("\"br0\"", "\"br0\", \"br 1\"", "network.bridges"),
+            ("key_file = \"/k\"", "", "aliases.key_file"),
+            ("latitude = 59.33", "latitude = 91", "regions[0].latitude"),
+            ("latitude = 59.33", "latitude = nan", "regions[0].latitude"),
+            ("latitude = 59.33", "", "regions[0].latitude"),
+            ("longitude = -18.07", "", "regions[0].longitude"),
+            ("\"NO\"", "\"Norway\"", "regions[0].countries"),
+            ("\"IT\"", "\"SE\"", "regions[1].countries"),
+            ("name = \"south\"\n        countries", "name = \"north\"\n        countries", "regions[1].name"),
+            ("to = \"south\"", "to = \"west\"", "distances[0].to"),
+            ("to = \"south\"", "to = \"north\"", "distances[0].to"),
+            ("ms = 30", "ms = 30000", "distances[0].ms"),
+        ] {
+            let changed = PLACES.replacen(from, to, 1);
+            assert_ne!(changed, PLACES, "{from}");
+            let text = parse(&changed).unwrap_err().to_string();
+            assert!(text.contains(&format!("`{key}`")), "{key}: {text}");
         }
     }
 

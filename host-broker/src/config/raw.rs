@@ -19,6 +19,14 @@ pub(super) struct Typed {
     #[serde(default)]
     pub random: TypedRandom,
     #[serde(default)]
+    pub regions: Vec<TypedRegion>,
+    #[serde(default)]
+    pub distances: Vec<TypedDistance>,
+    #[serde(default)]
+    pub link: TypedLink,
+    #[serde(default)]
+    pub network: TypedNetwork,
+    #[serde(default)]
     pub aliases: TypedAliases,
     #[serde(default)]
     pub paths: TypedPaths,
@@ -37,6 +45,8 @@ pub(super) struct TypedHost {
     pub libvirt: String,
     pub cpus: Option<u32>,
     pub memory_mib: Option<u64>,
+    pub site: Option<String>,
+    pub address: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -48,6 +58,9 @@ pub(super) struct TypedPeer {
     pub migrate_uri: Option<String>,
     pub cpus: Option<u32>,
     pub memory_mib: Option<u64>,
+    pub site: Option<String>,
+    pub address: Option<String>,
+    pub link: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -119,6 +132,54 @@ pub(super) struct TypedRandom {
 impl Default for TypedRandom {
     fn default() -> Self {
         Self { pool: Vec::new(), min_gap_s: 20, max_per_day: 5000 }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TypedRegion {
+    pub name: String,
+    pub latitude: Option<f64>,
+    pub longitude: Option<f64>,
+    #[serde(default)]
+    pub countries: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TypedDistance {
+    pub from: String,
+    pub to: String,
+    pub ms: u32,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct TypedLink {
+    pub listen: Option<String>,
+    pub max_rtt_ms: u64,
+    pub min_rate_mib_s: u64,
+}
+
+impl Default for TypedLink {
+    fn default() -> Self {
+        Self { listen: None, max_rtt_ms: 150, min_rate_mib_s: 30 }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct TypedNetwork {
+    pub step: Vec<String>,
+    pub bridges: Vec<String>,
+    pub one_per_site: bool,
+    pub timeout_s: u64,
+    pub release_after_s: u64,
+}
+
+impl Default for TypedNetwork {
+    fn default() -> Self {
+        Self { step: Vec::new(), bridges: Vec::new(), one_per_site: true, timeout_s: 30, release_after_s: 60 }
     }
 }
 

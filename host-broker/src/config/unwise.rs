@@ -32,6 +32,7 @@ impl Config {
         self.unwise_notices(&mut say);
         self.unwise_random(&mut say);
         self.unwise_places(&mut say);
+        self.unwise_regions(&mut say);
         if self.me.libvirt.ends_with(":///session") {
             say(
                 "host.libvirt",
@@ -151,6 +152,32 @@ impl Config {
         }
     }
 
+    fn unwise_regions(&self, say: &mut impl FnMut(&str, String, &str)) {
+        if self.regions.len() > 16 {
+            let text = format!("guests hear of the first 16 of {} regions", self.regions.len());
+            say("regions", text, "name those first in which hosts are");
+        }
+        let unknown =
+            |h: &&Host| !self.regions.is_empty() && !self.regions.iter().any(|r| r.name == h.region);
+        if let Some(host) = std::iter::once(&self.me).chain(&self.peers).find(unknown) {
+            let text = format!(
+                "`{}`, where {} is, is none of them: no client is ever there",
+                host.region, host.name
+            );
+            say("regions", text, "a [[regions]] for each region that has hosts");
+        }
+        let elsewhere = self.peers.iter().find(|p| p.site != self.me.site);
+        if let Some(peer) = elsewhere.filter(|_| self.network.is_none()) {
+            let text =
+                format!("no VM moves to {}: its clients could not reach it at another site", peer.name);
+            say("network.step", text, "[\"/usr/libexec/coms/stretch-vxlan\"], or a command of your own");
+        }
+        if self.link.listen.is_some_and(|l| l.ip().is_unspecified()) {
+            let text = "answers on every address of this host, though only to configured hosts".into();
+            say("link.listen", text, "the address that the other hosts reach");
+        }
+    }
+
     fn unwise_places(&self, say: &mut impl FnMut(&str, String, &str)) {
         if self.alias_key_file.is_none() && !self.peers.is_empty() {
             let text = "each host makes its own secret: guests see other aliases after each move".into();
@@ -249,6 +276,9 @@ mod tests {
             ),
             (WISE.replace("key_file = \"/etc/coms/alias.key\"", ""), "aliases.key_file"),
             (WISE.to_owned() + "[paths]\nstate = \"/tmp/coms\"", "paths.state"),
+            (WISE.to_owned() + "[[regions]]\nname = \"north\"", "regions"),
+            (WISE.replace("region = \"south\"", "region = \"south\"\nsite = \"b\""), "network.step"),
+            (WISE.to_owned() + "[link]\nlisten = \"0.0.0.0:7466\"", "link.listen"),
             (WISE.to_owned() + "[paths]\nsocket = \"/srv/coms.sock\"", "paths.socket"),
             (
                 WISE.replace("region = \"north\"", "region = \"n\"\nlibvirt = \"qemu:///session\""),

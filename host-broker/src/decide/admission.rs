@@ -139,6 +139,7 @@ mod tests {
             ticket_xml: None,
             random_xml: None,
             permitted: false,
+            interfaces: Vec::new(),
             job_active: false,
         }
     }

@@ -15,6 +15,8 @@ pub(super) enum Kind {
     Silent,
     /// The other hosts cannot see this broker.
     NoMark,
+    /// A stretched network cannot be taken down.
+    Network,
 }
 
 impl Broker {

@@ -22,6 +22,7 @@ use crate::records::{MoveRecord, MoveState, Waits, WaitsFor};
 use coms_protocol::guest_to_host::{Attend, Hold, Postpone, Ready, Veto, Wishes};
 use coms_protocol::host_to_guest::{Accepted, Notice, Progress, Terms, Verdict};
 use coms_protocol::types::{Asked, DenyReason, Initiator, MigrationId, Phase};
+use std::collections::VecDeque;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -74,6 +75,7 @@ impl Guest {
             Move::Announced { .. }
             | Move::None
             | Move::Choosing(_)
+            | Move::Connecting { .. }
             | Move::WritingTicket { .. }
             | Move::Running { .. }
             | Move::Unclear { .. } => None,
@@ -85,6 +87,7 @@ impl Guest {
             Move::Announced { wait, .. } => Some(wait),
             Move::None
             | Move::Choosing(_)
+            | Move::Connecting { .. }
             | Move::WritingTicket { .. }
             | Move::Running { .. }
             | Move::Unclear { .. } => None,
@@ -373,9 +376,10 @@ impl Broker {
             });
         }
         let held = |g: &Guest| match &g.mv {
-            Move::Announced { plan, .. } | Move::Choosing(plan) | Move::WritingTicket { plan, .. } => {
-                plan.kept.as_deref().cloned()
-            }
+            Move::Announced { plan, .. }
+            | Move::Choosing(plan)
+            | Move::Connecting { plan, .. }
+            | Move::WritingTicket { plan, .. } => plan.kept.as_deref().cloned(),
             Move::None | Move::Running { .. } | Move::Unclear { .. } => None,
         };
         let mut all: Vec<Kept> = self.guests.values().filter_map(held).collect();
@@ -429,6 +433,8 @@ impl Broker {
             accepted: true,
             destination: None,
             considered: Vec::new(),
+            ranked: VecDeque::new(),
+            claim: None,
             figures: JobFigures::default(),
             cancelled_by: None,
             kept: Some(Box::new(kept)),

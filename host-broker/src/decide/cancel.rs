@@ -80,7 +80,11 @@ impl Broker {
             return Ok(());
         }
         match &mut guest.mv {
-            Move::None | Move::Announced { .. } | Move::Choosing(_) | Move::WritingTicket { .. } => {}
+            Move::None
+            | Move::Announced { .. }
+            | Move::Choosing(_)
+            | Move::Connecting { .. }
+            | Move::WritingTicket { .. } => {}
             Move::Running { abort_at, .. } | Move::Unclear { abort_at, .. } => {
                 *abort_at = now.mono + CANCEL_AGAIN;
                 self.out.push(Action::Abort { uuid });

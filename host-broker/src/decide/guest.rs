@@ -123,6 +123,12 @@ pub enum Move {
         wait: Wait,
     },
     Choosing(Plan),
+    /// The way to the chosen host is being measured, or the network stretched there.
+    Connecting {
+        plan: Plan,
+        way: Way,
+        since: Duration,
+    },
     WritingTicket {
         plan: Plan,
         ticket: Ticket,
@@ -163,9 +169,11 @@ impl Move {
     pub fn is_under_way(&self) -> bool {
         match self {
             Move::None | Move::Announced { .. } => false,
-            Move::Choosing(_) | Move::WritingTicket { .. } | Move::Running { .. } | Move::Unclear { .. } => {
-                true
-            }
+            Move::Choosing(_)
+            | Move::Connecting { .. }
+            | Move::WritingTicket { .. }
+            | Move::Running { .. }
+            | Move::Unclear { .. } => true,
         }
     }
 
@@ -174,6 +182,7 @@ impl Move {
             Move::None => None,
             Move::Announced { plan, .. }
             | Move::Choosing(plan)
+            | Move::Connecting { plan, .. }
             | Move::WritingTicket { plan, .. }
             | Move::Running { plan, .. }
             | Move::Unclear { plan, .. } => Some(plan),
@@ -185,6 +194,7 @@ impl Move {
             Move::None => None,
             Move::Announced { plan, .. }
             | Move::Choosing(plan)
+            | Move::Connecting { plan, .. }
             | Move::WritingTicket { plan, .. }
             | Move::Running { plan, .. }
             | Move::Unclear { plan, .. } => Some(plan),
@@ -198,10 +208,21 @@ impl Move {
     /// libvirt may have moved it: a domain that is no longer here need not be dead.
     pub fn may_have_left(&self) -> bool {
         match self {
-            Move::None | Move::Announced { .. } | Move::Choosing(_) | Move::WritingTicket { .. } => false,
+            Move::None
+            | Move::Announced { .. }
+            | Move::Choosing(_)
+            | Move::Connecting { .. }
+            | Move::WritingTicket { .. } => false,
             Move::Running { .. } | Move::Unclear { .. } => true,
         }
     }
+}
+
+/// What a chosen move waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    Measuring,
+    Stretching,
 }
 
 /// What is wanted, and what came of choosing.
@@ -225,6 +246,10 @@ pub struct Plan {
     pub accepted: bool,
     pub destination: Option<String>,
     pub considered: Vec<Considered>,
+    /// Hosts to be tried after the present one, the best first.
+    pub ranked: VecDeque<String>,
+    /// What was found of its complaint, for the operator.
+    pub claim: Option<String>,
     pub figures: JobFigures,
     /// Not wanted any more, and by whom.
     pub cancelled_by: Option<Initiator>,

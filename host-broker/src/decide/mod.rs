@@ -1,16 +1,19 @@
 //! What the broker decides. Pure: events, time and random ids in; actions and records out. No IO, no clock.
 //!
 //! ```text
-//!   requests    a guest or the operator wants a move     steps 3 and 4 of the flow (ARCHITECTURE.md)
+//!   seen        what libvirt shows of each domain        heard    what guests' links bring
+//!   requests    a guest or the operator wants a move     step 3 of the flow (ARCHITECTURE.md)
+//!   choice      where to?                                step 4
 //!   moves       a domain leaves this host                steps 5 and 6, and every way they can fail
 //!   cancel      moves that are not wanted any more       recovery  what a former broker or a broken move left
 //!   arrivals    a domain comes to this host              steps 7 to 10
-//!   admission   may it be moved now?                     placement  where to?     load  how busy is a host?
+//!   admission   may it be moved now?                     placement  which host?   load  how busy is a host?
 //!   standing    what does a ticket in a domain mean?     views      what comsctl sees
 //!   alarms      what somebody should look at          reload    the configuration changes
 //!   random      moves at random times
 //!   announce    a guest is asked before it is moved    foreign    moves that this broker did not begin
-//!   part        who may take part
+//!   part        who may take part                      past       the moves that were
+//!   geo         how far are regions?                  way, network  is the way there fit, does the VM's network go along?
 //! ```
 //!
 //! libvirt is the truth about where a VM is; this is only what we make of it. Each domain is looked at afresh
@@ -22,42 +25,44 @@ mod alarms;
 mod announce;
 mod arrivals;
 mod cancel;
+mod choice;
 mod foreign;
+pub mod geo;
 mod guest;
+mod heard;
 pub mod load;
 mod moves;
+mod network;
 mod part;
+mod past;
 pub mod placement;
 pub mod random;
 mod recovery;
 mod reload;
 mod requests;
+mod seen;
 mod standing;
 #[cfg(test)]
 mod tests;
 mod views;
+pub mod way;
 
 use crate::action::{Action, Level};
 use crate::alias::AliasKey;
 use crate::announced::{Kept, Stays};
 use crate::config::{Config, Host};
 use crate::control::Alarm;
-use crate::event::{Event, LinkEvent, Now};
-use crate::hypervisor::{Domain, DomainState, HvError, HvEvent, Mark};
+use crate::event::{Event, Now};
+use crate::hypervisor::{Domain, HvError, HvEvent, Mark};
+use crate::network::{LinkFigures, Stretch};
 use crate::records::{MoveRecord, MoveState};
-use admission::Denial;
-use coms_protocol::guest_to_host::GuestToHost;
 use coms_protocol::host_to_guest::{HostHello, HostToGuest};
-use coms_protocol::types::{DenyReason, Initiator, MigrationId, Place, Text};
-use guest::{Came, Guest, Move};
+use coms_protocol::types::{Initiator, Place, Text};
+use guest::{Guest, Move};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use uuid::Uuid;
 
-/// Moves remembered for `comsctl migrations`.
-const RECORDS: usize = 500;
-/// ... of which refusals to any one guest.
-const REFUSALS: usize = 8;
 /// All domains are listed anew this often, and this soon after an answer that failed.
 const RELIST: Duration = Duration::from_secs(60);
 const RELIST_SOON: Duration = Duration::from_secs(2);
@@ -85,6 +90,12 @@ pub struct Broker {
     moved_unix_ms: BTreeMap<Uuid, u64>,
     /// Customers' moves are paused by the operator.
     paused: bool,
+    /// What was measured of the ways to other hosts, or why it could not be, and when.
+    links: BTreeMap<String, (Duration, Result<LinkFigures, String>)>,
+    /// Networks that are stretched for VMs, by the VM.
+    stretches: BTreeMap<Uuid, network::Held>,
+    /// Moves that choose as soon as every host was looked at.
+    to_survey: Vec<Uuid>,
     /// What a former broker announced to domains that were not seen yet, and all that a next one is to know.
     to_take_up: BTreeMap<Uuid, Kept>,
     kept: Vec<Kept>,
@@ -129,7 +140,7 @@ impl Broker {
             .chain(&config.peers)
             .map(|h| (h.name.clone(), load::History::default()))
             .collect();
-        let skip = past.len().saturating_sub(RECORDS);
+        let skip = past.len().saturating_sub(past::RECORDS);
         let moved =
             |r: &&MoveRecord| matches!(r.state, MoveState::Left | MoveState::Arrived | MoveState::Completed);
         let charged = |r: &&MoveRecord| r.initiator != Initiator::Random;
@@ -149,6 +160,9 @@ impl Broker {
             records: past.into_iter().skip(skip).collect(),
             moved_unix_ms,
             paused: false,
+            links: BTreeMap::new(),
+            stretches: BTreeMap::new(),
+            to_survey: Vec::new(),
             to_take_up: BTreeMap::new(),
             kept: Vec::new(),
             stays: None,
@@ -179,6 +193,17 @@ impl Broker {
     pub fn after(self, announced: Vec<Kept>, stays: Option<Stays>) -> Self {
         let to_take_up = announced.iter().map(|k| (k.uuid, k.clone())).collect();
         Self { to_take_up, kept: announced, stays, ..self }
+    }
+
+    /// Some VM's network is stretched from here, or to here.
+    pub fn stretches_networks(&self) -> bool {
+        !self.stretches.is_empty()
+    }
+
+    /// The networks that a former broker had stretched.
+    pub fn stretched(self, kept: Vec<Stretch>) -> Self {
+        let stretches = kept.into_iter().map(|s| (s.input.vm, network::Held::new(s))).collect();
+        Self { stretches, ..self }
     }
 
     /// Takes one event; returns what is to be done, in order.
@@ -228,6 +253,12 @@ impl Broker {
             Event::Elsewhere { uuid, answers } => self.elsewhere(now, uuid, &answers),
             Event::Resumed { uuid, result } => self.resumed(uuid, result),
             Event::Marked(result) => self.marked(now, result),
+            Event::Measured { uuid, migration, host, result } => {
+                self.measured(now, uuid, migration, &host, result)
+            }
+            Event::StepDone { uuid, verb, result } => self.step_done(now, uuid, verb, result),
+            Event::PeerAnswered { ask, result } => self.peer_answered(now, &ask, result),
+            Event::PeerAsked { caller, host, ask } => self.peer_asked(now, caller, &host, *ask),
             Event::Reloaded { caller, config } => self.reloaded(now, caller, config),
             Event::Control { caller, request } => self.control(now, caller, request),
             Event::Tick => self.tick(now),
@@ -267,127 +298,6 @@ impl Broker {
         }
     }
 
-    fn all_seen(&mut self, now: Now, domains: Vec<Domain>) {
-        let gone: Vec<Uuid> =
-            self.guests.keys().copied().filter(|u| !domains.iter().any(|d| d.uuid == *u)).collect();
-        // The list may be older than what was seen since: ask for each by itself.
-        self.out.extend(gone.into_iter().map(|uuid| Action::Look { uuid }));
-        for domain in domains {
-            if self.first_list_due {
-                let known =
-                    self.stays.as_ref().is_none_or(|s| s.get(&domain.uuid) == domain.channel.as_ref());
-                self.guests.entry(domain.uuid).or_insert_with(|| {
-                    let mut guest = Guest::found(domain.clone());
-                    if domain.state == (DomainState::Running { arrived: true }) && !known {
-                        // It came while nobody listened.
-                        guest.came = Some(Came { at: None, ticket: None });
-                    }
-                    guest
-                });
-            }
-            self.seen(now, domain);
-        }
-    }
-
-    /// Takes in what libvirt shows of one domain and restores what must hold: attached when it has a port,
-    /// ticket understood or removed, a lost move's end found.
-    fn seen(&mut self, now: Now, domain: Domain) {
-        let uuid = domain.uuid;
-        let hello = self.hello_for(&domain);
-        let channel = match domain.state {
-            DomainState::ShutOff => None,
-            DomainState::Running { .. }
-            | DomainState::RunningPostCopy
-            | DomainState::Incoming
-            | DomainState::Paused { .. }
-            | DomainState::Other => domain.channel.clone(),
-        };
-        let arrived = domain.state == DomainState::Running { arrived: true };
-        let is_new = !self.guests.contains_key(&uuid);
-        let took_part = self.guests.get(&uuid).map(|g| self.takes_part(&g.domain));
-        let guest = self.guests.entry(uuid).or_insert_with(|| Guest::new(domain.clone()));
-        let was_coming = matches!(guest.domain.state, DomainState::Incoming | DomainState::RunningPostCopy);
-        if arrived && (is_new || was_coming) && guest.came.is_none() {
-            guest.came = Some(Came { at: None, ticket: None });
-        }
-        guest.domain = domain;
-        self.stays_touched |= guest.attached != channel;
-        if guest.attached != channel {
-            if guest.attached.is_some() {
-                self.out.push(Action::Detach { uuid });
-                (guest.agent, guest.attend) = (None, None);
-            }
-            if let Some(channel) = channel.clone() {
-                self.out.push(Action::Attach { uuid, channel, hello });
-            }
-            guest.attached = channel;
-        } else if guest.attached.is_some() && took_part != Some(hello.enabled) {
-            self.leave_time_to_hold_again(now, uuid);
-            self.out.push(Action::Greet { uuid, hello });
-        }
-        self.source_looks(now, uuid);
-        self.read_ticket(now, uuid);
-        self.take_up_announced(now, uuid);
-        self.read_schedule(now, uuid);
-        self.answer_waiting(uuid);
-    }
-
-    fn unseen(&mut self, now: Now, uuid: Uuid, error: &HvError) {
-        match error {
-            HvError::NoDomain { .. } => self.forget(now, uuid),
-            // Known already from the connection; what matters is looked at again.
-            HvError::Unreachable { .. } | HvError::Busy { .. } => {
-                self.relist_at = self.relist_at.min(now.mono + RELIST_SOON);
-            }
-            HvError::Refused { .. }
-            | HvError::RefusedThere { .. }
-            | HvError::Aborted { .. }
-            | HvError::Other { .. } => {
-                self.log(Level::Warn, Some(uuid), error.to_string());
-            }
-        }
-    }
-
-    /// The domain is not on this host (any more).
-    fn forget(&mut self, now: Now, uuid: Uuid) {
-        let Some(guest) = self.guests.get_mut(&uuid) else { return };
-        if guest.attached.take().is_some() {
-            guest.agent = None;
-            self.out.push(Action::Detach { uuid });
-        }
-        match &guest.mv {
-            // The call is about to tell whether it left or was destroyed on the way.
-            Move::Running { .. } => return,
-            Move::Unclear { .. } => self.left(now, uuid),
-            Move::Announced { .. } | Move::Choosing(_) | Move::WritingTicket { .. } => {
-                let gone = Denial::new(DenyReason::CannotMove);
-                self.call_off(now, uuid, gone, Some("the domain is gone".into()));
-            }
-            Move::None => {}
-        }
-        self.foreign_left(now, uuid);
-        self.arrival_lost(now, uuid);
-        self.settled_with(uuid);
-        self.failed_at.remove(&uuid);
-        self.guests.remove(&uuid);
-        self.stays_touched = true;
-    }
-
-    /// A domain that came and is not told yet is not noted: it would be as if it had always been here.
-    fn keep_stays(&mut self) {
-        if !self.listed {
-            return;
-        }
-        let here = |(uuid, g): (&Uuid, &Guest)| {
-            Some((*uuid, g.domain.channel.clone().filter(|_| g.came.is_none() && g.attached.is_some())?))
-        };
-        let stays: Stays = self.guests.iter().filter_map(here).collect();
-        if self.stays.as_ref() != Some(&stays) {
-            self.stays = Some(stays.clone());
-            self.out.push(Action::KeepStays(stays));
-        }
-    }
-
     fn sampled(&mut self, now: Now, host: &str, result: Result<crate::hypervisor::HostSample, HvError>) {
         let is_me = host == self.config.me.name;
         let Some(history) = self.hosts.get_mut(host) else { return };
@@ -412,48 +322,7 @@ impl Broker {
                 }
             }
         }
-    }
-
-    fn link(&mut self, now: Now, uuid: Uuid, event: LinkEvent) {
-        let Some(guest) = self.guests.get_mut(&uuid) else { return };
-        match event {
-            LinkEvent::Established { hello, new_peer } => {
-                guest.agent = Some(hello.agent.to_string());
-                guest.waiting = hello.waiting.as_slice().to_vec();
-                if new_peer {
-                    guest.attend = None;
-                }
-                self.settled(alarms::Kind::Silent, Some(uuid));
-                self.answer_waiting(uuid);
-                if new_peer {
-                    self.let_go(now, uuid);
-                    self.tell_announced(now, uuid);
-                }
-            }
-            LinkEvent::Lost => {
-                guest.agent = None;
-                self.let_go(now, uuid);
-            }
-            LinkEvent::Said(GuestToHost::Request(request)) => self.request(now, uuid, request),
-            // Answered on the spot by the link: they ask nothing of the broker.
-            LinkEvent::Said(GuestToHost::Cancel(cancel)) => {
-                self.cancelled_by_guest(now, uuid, cancel.request)
-            }
-            LinkEvent::Said(GuestToHost::Ping(_) | GuestToHost::TimeQuery(_)) => {}
-            LinkEvent::Said(GuestToHost::Attend(m)) => self.attend(now, uuid, m),
-            LinkEvent::Said(GuestToHost::Ready(m)) => self.ready(now, uuid, m),
-            LinkEvent::Said(GuestToHost::Hold(m)) => self.hold(now, uuid, m),
-            LinkEvent::Said(GuestToHost::Postpone(m)) => self.postpone(now, uuid, m),
-            LinkEvent::Said(GuestToHost::Veto(m)) => self.veto(now, uuid, m),
-            LinkEvent::Said(GuestToHost::HostsQuery(m)) => self.hosts_for(now, uuid, m.number),
-            LinkEvent::Said(GuestToHost::RandomStart(start)) => self.random_start(now, uuid, start),
-            LinkEvent::Said(GuestToHost::RandomStop(stop)) => self.random_stop(now, uuid, stop.number),
-            LinkEvent::Said(GuestToHost::RandomQuery(query)) => self.random_query(now, uuid, query.number),
-            LinkEvent::Delivered(HostToGuest::Completed(c)) => {
-                self.completed_delivered(now, uuid, c.migration)
-            }
-            LinkEvent::Delivered(_) => {}
-        }
+        self.survey_waiting(now);
     }
 
     fn tick(&mut self, now: Now) {
@@ -465,7 +334,12 @@ impl Broker {
             self.beat_at = now.mono + load::BEAT;
             self.beat = self.beat.wrapping_add(1);
             let broker = concat!("coms-broker ", env!("CARGO_PKG_VERSION")).to_owned();
-            self.out.push(Action::Beat(Mark { broker, beat: self.beat, unix_ms: now.unix_ms }));
+            self.out.push(Action::Beat(Mark {
+                broker,
+                beat: self.beat,
+                unix_ms: now.unix_ms,
+                stretched: self.stretched_bridges(),
+            }));
         }
         let keep_ms = self.config.limits.cooldown.max(MOVED_KEPT).as_millis() as u64;
         self.moved_unix_ms.retain(|_, at| at.saturating_add(keep_ms) > now.unix_ms);
@@ -473,6 +347,7 @@ impl Broker {
         for uuid in uuids {
             self.time_limit(now, uuid);
             self.announced_tick(now, uuid);
+            self.connecting_tick(now, uuid);
             self.foreign_tick(now, uuid);
             let Some(guest) = self.guests.get_mut(&uuid) else { continue };
             if let Move::Unclear { looked, .. } = &mut guest.mv
@@ -492,6 +367,8 @@ impl Broker {
             self.arrival_tick(now, uuid);
             self.random_tick(now, uuid);
         }
+        self.network_tick(now);
+        self.survey_waiting(now);
     }
 
     fn marked(&mut self, now: Now, result: Result<(), HvError>) {
@@ -555,50 +432,5 @@ impl Broker {
         let (name, _) =
             self.hosts.iter().find(|(_, h)| h.latest().and_then(|s| s.host_uuid) == Some(uuid))?;
         self.config.host(name)
-    }
-
-    fn record_mut(&mut self, migration: MigrationId) -> Option<&mut MoveRecord> {
-        self.records_touched = true;
-        self.records.iter_mut().rev().find(|r| r.migration == migration)
-    }
-
-    fn add_record(&mut self, mut record: MoveRecord) {
-        record.note_step(self.unix_ms);
-        let refused = |r: &MoveRecord| r.state == MoveState::Denied;
-        let own = |r: &&MoveRecord| r.uuid == record.uuid && refused(r);
-        if self.records.iter().filter(own).count() >= REFUSALS
-            && let Some(oldest) = self.records.iter().position(|r| own(&r))
-        {
-            self.records.remove(oldest);
-        }
-        if self.records.len() >= RECORDS {
-            // Refusals first, which cost a guest nothing; never one that is still being written.
-            let oldest = self.records.iter().position(refused);
-            let oldest = oldest.or_else(|| self.records.iter().position(|r| r.state.is_final()));
-            self.records.remove(oldest.unwrap_or(0));
-        }
-        self.records.push_back(record);
-    }
-
-    /// Keeps a finished (or arriving) move across restarts.
-    fn save_record(&mut self, migration: MigrationId) {
-        let unix_ms = self.unix_ms;
-        if let Some(record) = self.record_mut(migration) {
-            record.note_step(unix_ms);
-            let record = Box::new(record.clone());
-            self.out.push(Action::Record(record));
-        }
-    }
-
-    /// When this guest last moved, from either end.
-    fn last_moved_unix_ms(&self, uuid: Uuid) -> Option<u64> {
-        self.moved_unix_ms.get(&uuid).copied()
-    }
-
-    /// Apart from the records, which are as many as they are: no guest can crowd out another's rest.
-    fn moved(&mut self, uuid: Uuid, unix_ms: u64, by: Initiator) {
-        if by != Initiator::Random {
-            self.moved_unix_ms.insert(uuid, unix_ms);
-        }
     }
 }

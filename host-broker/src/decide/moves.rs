@@ -170,7 +170,11 @@ impl Broker {
         let Some(guest) = self.guests.get_mut(&uuid) else { return };
         match &mut guest.mv {
             Move::Running { rounds, .. } | Move::Unclear { rounds, .. } => *rounds = round.max(*rounds),
-            Move::None | Move::Announced { .. } | Move::Choosing(_) | Move::WritingTicket { .. } => {
+            Move::None
+            | Move::Announced { .. }
+            | Move::Choosing(_)
+            | Move::Connecting { .. }
+            | Move::WritingTicket { .. } => {
                 self.foreign_sign(now, uuid);
             }
         }
@@ -214,6 +218,7 @@ impl Broker {
             Move::None
             | Move::Announced { .. }
             | Move::Choosing(_)
+            | Move::Connecting { .. }
             | Move::WritingTicket { .. }
             | Move::Unclear { .. } => return,
         };
@@ -364,6 +369,7 @@ impl Broker {
             End::Cancelled(by) => (MoveState::Cancelled, format!("by-{by}")),
         };
         self.settled(Kind::LeftPaused, Some(uuid));
+        self.undo_network(now, uuid, migration);
         if matches!(end, End::Failed(_)) {
             self.failed_at.insert(uuid, now.mono);
         }

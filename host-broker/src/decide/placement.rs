@@ -1,6 +1,7 @@
-//! Where to: the least loaded host that answers and can run the domain. Every host gets its reason, the
-//! refused ones too.
+//! Where to: the least loaded host that answers and can run the domain; for one that follows its clients the nearest to
+//! them first. Every host gets its reason, the refused ones too.
 
+use super::geo::{Apart, Known};
 use super::load::Load;
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +18,10 @@ pub struct Candidate {
     pub has_it: bool,
     /// A broker is there to tell the guest how it went.
     pub has_broker: bool,
+    /// How far its region is from the wished one.
+    pub from_wish: Known,
+    /// Why the domain could not be reached there, if so; for the operator.
+    pub cut_off: Option<String>,
 }
 
 /// What is wanted of a destination.
@@ -28,6 +33,8 @@ pub struct Demand {
     pub only: Option<String>,
     /// Load per CPU where the domain is now, and how much lower it must be there. None: any host will do.
     pub relief: Option<(f64, f64)>,
+    /// The wished region need not be reached: how far it is from here, and only nearer hosts will do. None: it must.
+    pub nearer_than: Option<Known>,
 }
 
 /// Why a host is or is not the one.
@@ -43,6 +50,36 @@ pub enum Verdict {
     Busier {
         load: Option<f64>,
         committed_kib: u64,
+    },
+    /// Nearest to the wished region of the eligible, and fit.
+    Nearest {
+        apart: Apart,
+        load: Option<f64>,
+    },
+    /// Eligible and nearer than here; another one went first.
+    Nearer {
+        apart: Apart,
+        load: Option<f64>,
+    },
+    /// Not nearer to the wished region than here.
+    Farther {
+        apart: Apart,
+        here: Apart,
+    },
+    DistanceUnknown,
+    /// At another site, where the VM's clients could not reach it.
+    CutOff {
+        detail: String,
+    },
+    /// The way there was measured, or could not be.
+    LinkUnfit {
+        rtt_ms: Option<f64>,
+        rate_mib_s: Option<f64>,
+        detail: String,
+    },
+    /// The network could not be stretched there.
+    NetworkRefused {
+        detail: String,
     },
     NoAnswer,
     CannotRun {
@@ -84,6 +121,8 @@ pub struct Considered {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decision {
     pub chosen: Option<String>,
+    /// All that would do, the chosen one first.
+    pub ranked: Vec<String>,
     pub considered: Vec<Considered>,
 }
 
@@ -91,6 +130,21 @@ impl Decision {
     /// Nothing was wrong with some host but its region.
     pub fn only_region_in_the_way(&self) -> bool {
         self.considered.iter().any(|c| matches!(c.verdict, Verdict::OtherRegion))
+    }
+
+    /// Nothing was wrong with some host but that it is no nearer.
+    pub fn only_distance_in_the_way(&self) -> bool {
+        self.considered.iter().any(|c| matches!(c.verdict, Verdict::Farther { .. }))
+    }
+
+    /// Nothing was wrong with some host but that nobody can say how far it is.
+    pub fn only_the_table_in_the_way(&self) -> bool {
+        self.considered.iter().any(|c| matches!(c.verdict, Verdict::DistanceUnknown))
+    }
+
+    /// Nothing was wrong with some host but that the domain could not be reached there.
+    pub fn only_its_network_in_the_way(&self) -> bool {
+        self.considered.iter().any(|c| matches!(c.verdict, Verdict::CutOff { .. }))
     }
 
     /// Nothing was wrong with some host but its load.
@@ -104,28 +158,38 @@ const RESERVE_KIB: u64 = 64 * 1024;
 
 pub fn choose(candidates: &[Candidate], demand: &Demand) -> Decision {
     let mut considered: Vec<Considered> = Vec::with_capacity(candidates.len());
-    let mut best: Option<(f64, u64, usize)> = None;
+    let mut fit = Vec::new();
     for (i, c) in candidates.iter().enumerate() {
         let verdict = match eligible(c, demand) {
             Err(why) => why,
-            Ok(load) => {
+            Ok((load, apart)) => {
                 // A host not seen for long enough comes after all whose load is known.
-                let rank = (load.per_cpu.unwrap_or(f64::MAX), load.committed_kib);
-                if best.is_none_or(|(l, m, _)| rank < (l, m)) {
-                    best = Some((rank.0, rank.1, i));
+                fit.push((apart.map(Apart::rank), load.per_cpu.unwrap_or(f64::MAX), load.committed_kib, i));
+                match apart {
+                    Some(apart) => Verdict::Nearer { apart, load: load.per_cpu },
+                    None => Verdict::Busier { load: load.per_cpu, committed_kib: load.committed_kib },
                 }
-                Verdict::Busier { load: load.per_cpu, committed_kib: load.committed_kib }
             }
         };
         considered.push(Considered { host: c.name.clone(), verdict });
     }
-    let chosen = best.map(|(_, _, i)| i);
-    if let Some(line) = chosen.and_then(|i| considered.get_mut(i))
-        && let Verdict::Busier { load, committed_kib } = line.verdict
-    {
-        line.verdict = Verdict::Chosen { load, committed_kib };
+    fit.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)).then(a.2.cmp(&b.2)));
+    let ranked: Vec<String> = fit.iter().map(|(.., i)| candidates[*i].name.clone()).collect();
+    let chosen = ranked.first().cloned();
+    if let Some(chosen) = &chosen {
+        take(&mut considered, chosen);
     }
-    Decision { chosen: chosen.map(|i| candidates[i].name.clone()), considered }
+    Decision { chosen, ranked, considered }
+}
+
+/// The first choice, or the next one after that did not do.
+pub(super) fn take(considered: &mut [Considered], chosen: &str) {
+    let Some(line) = considered.iter_mut().find(|c| c.host == chosen) else { return };
+    if let Verdict::Busier { load, committed_kib } = line.verdict {
+        line.verdict = Verdict::Chosen { load, committed_kib };
+    } else if let Verdict::Nearer { apart, load } = line.verdict {
+        line.verdict = Verdict::Nearest { apart, load };
+    }
 }
 
 /// Else what is free and what would be needed, in KiB.
@@ -153,10 +217,11 @@ pub fn draw(candidates: &[Candidate], demand: &Demand, pool: &[String], drawn: u
         line.verdict = Verdict::Drawn { among };
         line.host.clone()
     });
-    Decision { chosen, considered }
+    Decision { ranked: chosen.iter().cloned().collect(), chosen, considered }
 }
 
-fn eligible<'a>(c: &'a Candidate, demand: &Demand) -> Result<&'a Load, Verdict> {
+/// With how far it is from the wished region, where that ranks.
+fn eligible<'a>(c: &'a Candidate, demand: &Demand) -> Result<(&'a Load, Option<Apart>), Verdict> {
     if demand.only.as_ref().is_some_and(|only| *only != c.name) {
         return Err(Verdict::NotTheOneAskedFor);
     }
@@ -177,11 +242,22 @@ fn eligible<'a>(c: &'a Candidate, demand: &Demand) -> Result<&'a Load, Verdict> 
     {
         return Err(Verdict::NoRelief { load: there, here });
     }
-    // Last, so that "nothing but its region" means what it says.
-    if demand.region.as_ref().is_some_and(|wish| *wish != c.region) {
-        return Err(Verdict::OtherRegion);
+    // Last, so that "nothing but this" means what it says: its region, then its network.
+    let apart = match demand.nearer_than {
+        Some(here) => match c.from_wish.nearer_than(here) {
+            Some((true, there, _)) => Some(there),
+            Some((false, apart, here)) => return Err(Verdict::Farther { apart, here }),
+            None => return Err(Verdict::DistanceUnknown),
+        },
+        None if demand.region.as_ref().is_some_and(|wish| *wish != c.region) => {
+            return Err(Verdict::OtherRegion);
+        }
+        None => None,
+    };
+    match &c.cut_off {
+        Some(detail) => Err(Verdict::CutOff { detail: detail.clone() }),
+        None => Ok((load, apart)),
     }
-    Ok(load)
 }
 
 #[cfg(test)]
@@ -203,11 +279,13 @@ mod tests {
             can_run: Ok(()),
             has_it: false,
             has_broker: true,
+            from_wish: Known::default(),
+            cut_off: None,
         }
     }
 
     fn any() -> Demand {
-        Demand { memory_kib: 1 << 20, region: None, only: None, relief: None }
+        Demand { memory_kib: 1 << 20, region: None, only: None, relief: None, nearer_than: None }
     }
 
     #[test]

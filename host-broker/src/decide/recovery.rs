@@ -28,6 +28,7 @@ use crate::records::{MoveRecord, MoveState};
 use crate::ticket::Ticket;
 use coms_protocol::guest_to_host::Wishes;
 use coms_protocol::types::NoticeReason;
+use std::collections::VecDeque;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -57,6 +58,8 @@ impl Broker {
             accepted: true,
             destination: self.host_by_uuid(ticket.destination).map(|h| h.name.clone()),
             considered: Vec::new(),
+            ranked: VecDeque::new(),
+            claim: None,
             figures: JobFigures::default(),
             cancelled_by: None,
             kept: None,

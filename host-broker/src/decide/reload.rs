@@ -65,7 +65,8 @@ impl Broker {
         let is_needed = |host: &Host| {
             let goes_there =
                 |g: &Guest| g.mv.plan().and_then(|p| p.destination.as_ref()).is_some_and(|d| *d == host.name);
-            unclear || self.guests.values().any(goes_there)
+            let stretched = |h: &super::network::Held| h.stretch.input.there.name == host.name;
+            unclear || self.guests.values().any(goes_there) || self.stretches.values().any(stretched)
         };
         let mut kept = Vec::new();
         for host in self.config.peers.iter().filter(|host| is_needed(host)) {
@@ -94,6 +95,8 @@ impl Broker {
         for host in std::iter::once(&self.config.me).chain(&self.config.peers) {
             self.hosts.entry(host.name.clone()).or_default();
         }
+        // Another address may be another way.
+        self.links.clear();
         self.out.push(Action::Configure(Box::new(self.config.clone())));
         for ((uuid, was), (_, hello)) in before.into_iter().zip(hellos(self)) {
             if was != hello {
@@ -113,7 +116,10 @@ fn keep_fixed(old: &Config, new: &mut Config) -> Vec<&'static str> {
         ("paths.state", old.state == new.state),
         ("aliases.key_file", old.alias_key_file == new.alias_key_file),
         ("debug.record_links", old.record_links == new.record_links),
+        ("link.listen", old.link.listen == new.link.listen),
     ];
+    new.link.listen = old.link.listen;
+    new.me.link = old.me.link;
     new.me.name.clone_from(&old.me.name);
     new.me.libvirt.clone_from(&old.me.libvirt);
     new.socket.clone_from(&old.socket);
@@ -132,6 +138,10 @@ fn changed(old: &Config, new: &Config) -> Vec<&'static str> {
         ("limits", old.limits == new.limits),
         ("notice", old.notices == new.notices),
         ("random", old.random == new.random),
+        ("regions", old.regions == new.regions),
+        ("distances", old.distances == new.distances),
+        ("link", old.link == new.link),
+        ("network", old.network == new.network),
         ("access", old.access == new.access),
     ])
 }

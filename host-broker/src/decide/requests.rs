@@ -1,21 +1,20 @@
-//! Steps 3 and 4: somebody wants a move. Admit, choose a destination, answer.
+//! Step 3: somebody wants a move. Admitted or not, and answered.
 
 use super::Broker;
 use super::admission::{self, Denial, Situation};
 use super::announce;
 use super::guest::{FOLLOWERS, Guest, Move, Plan, WAITING};
-use super::moves::End;
-use super::placement::{self, Candidate, Demand};
 use crate::action::{Action, Level};
 use crate::control::Reply;
-use crate::event::{Answer, Caller, Now};
-use crate::hypervisor::{Domain, HvError, JobFigures};
+use crate::event::{Caller, Now};
+use crate::hypervisor::JobFigures;
 use crate::records::{MoveRecord, MoveState};
 use coms_protocol::guest_to_host::{Request, Waiting, Wishes};
 use coms_protocol::host_to_guest::{Accepted, AlreadyRunning, Cancelled, Denied, HostToGuest, Resend};
 use coms_protocol::types::{
-    DenyReason, Figures, Initiator, MigrationId, NoticeReason, Phase, RequestId, RequestReason,
+    DenyReason, Figures, Initiator, MigrationId, NoticeReason, RequestId, RequestReason,
 };
+use std::collections::VecDeque;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -68,6 +67,11 @@ impl Broker {
             // What a plugin saw may be the network or a disk: waiting vCPUs are no test of it.
             RequestReason::Plugin => (NoticeReason::Workload, false),
             RequestReason::Schedule => (NoticeReason::Schedule, false),
+            // Nearer to what, if it does not say?
+            RequestReason::Clients if request.wishes.region.is_none() => {
+                return self.deny(uuid, request.id, Denial::new(DenyReason::NoNearerHost));
+            }
+            RequestReason::Clients => (NoticeReason::Clients, false),
             RequestReason::Unknown(_) => (NoticeReason::Unstated, false),
         };
         let scheduled = reason == NoticeReason::Schedule;
@@ -191,6 +195,8 @@ impl Broker {
             accepted: false,
             destination: None,
             considered: Vec::new(),
+            ranked: VecDeque::new(),
+            claim: None,
             figures: JobFigures::default(),
             cancelled_by: None,
             kept: None,
@@ -209,27 +215,6 @@ impl Broker {
         self.guests.values().filter(moving).count()
     }
 
-    /// Step 4 begins: the hosts are asked.
-    pub(super) fn survey(&mut self, now: Now, uuid: Uuid, plan: Plan) {
-        let migration = plan.migration;
-        let Some(guest) = self.guests.get_mut(&uuid) else { return };
-        let needs = guest.domain.needs.clone();
-        guest.mv = Move::Choosing(plan);
-        // Only hosts that answered lately are asked: one that hangs must not hold this up.
-        let hosts = self
-            .config
-            .peers
-            .iter()
-            .filter(|p| self.hosts.get(&p.name).is_some_and(|h| h.is_fresh(now.mono)));
-        let hosts = hosts.map(|p| (p.name.clone(), p.libvirt.clone())).collect();
-        self.out.push(Action::Survey { uuid, migration, needs, hosts });
-        if let Some(record) = self.record_mut(migration).filter(|r| r.state != MoveState::Choosing) {
-            record.state = MoveState::Choosing;
-            record.waits = None;
-        }
-        self.tell_phase(now, uuid, migration, Phase::Preparing);
-    }
-
     /// Several guests that suffer on one host mostly suffer from one cause: one of them leaves, and the others are
     /// measured again before the next one may.
     pub(super) fn others_are_relieved(&self, now: Now) -> bool {
@@ -239,136 +224,9 @@ impl Broker {
         moving || self.relief_rest_until > now.mono
     }
 
-    /// Its claim, checked: do its vCPUs wait for a CPU of this host? What cannot be known is believed. What was
-    /// found, in words for the operator; an error: it is slow by itself.
-    fn claim(&self, uuid: Uuid) -> Result<String, String> {
-        let least = self.config.limits.min_vcpu_wait;
-        let waits = self.hosts.get(&self.config.me.name).and_then(|h| h.vcpu_wait(uuid, self.relieved_at));
-        let Some(waits) = waits else {
-            return Ok("how long its vCPUs wait for a CPU is not known".to_owned());
-        };
-        let found = format!("its vCPUs waited for a CPU for {:.0} % of the time", waits * 100.0);
-        if waits < least {
-            return Err(format!("{found}, and min_vcpu_wait is {:.0} %", least * 100.0));
-        }
-        Ok(found)
-    }
-
     fn rest_after_failure(&self, now: Now, uuid: Uuid) -> Option<Duration> {
         let until = *self.failed_at.get(&uuid)? + FAILED_REST.min(self.config.limits.cooldown);
         until.checked_sub(now.mono).filter(|rest| !rest.is_zero())
-    }
-
-    /// The hosts have answered: choose one of them.
-    pub(super) fn surveyed(
-        &mut self,
-        now: Now,
-        uuid: Uuid,
-        migration: MigrationId,
-        domain: Result<Domain, HvError>,
-        answers: &[Answer],
-    ) {
-        let Some(guest) = self.guests.get(&uuid) else { return };
-        let Move::Choosing(plan) = &guest.mv else { return };
-        if plan.migration != migration {
-            return;
-        }
-        if let Some(by) = plan.cancelled_by {
-            let plan = plan.clone();
-            return self.did_not_leave(now, uuid, &plan, End::Cancelled(by));
-        }
-        let fit = match &domain {
-            Ok(domain) => admission::movable(domain).map_err(|denial| (denial, None)),
-            Err(e) => Err((
-                Denial { reason: DenyReason::HostTrouble, retry_after_s: Some(10) },
-                Some(e.to_string()),
-            )),
-        };
-        if let Err((denial, detail)) = fit {
-            return self.call_off(now, uuid, denial, detail);
-        }
-        let Some(guest) = self.guests.get_mut(&uuid) else { return };
-        if let Ok(domain) = domain {
-            guest.domain = domain;
-        }
-        let Some(guest) = self.guests.get(&uuid) else { return };
-        let Move::Choosing(plan) = &guest.mv else { return };
-        let claim = if plan.wants_relief { self.claim(uuid).map(Some) } else { Ok(None) };
-        let claim = match claim {
-            Ok(claim) => claim,
-            Err(found) => {
-                let denial = Denial::after(DenyReason::OwnLoad, REMEASURE);
-                return self.call_off(now, uuid, denial, Some(found));
-            }
-        };
-        let load_here = self
-            .hosts
-            .get(&self.config.me.name)
-            .and_then(|h| h.load(self.config.me.cpus, self.config.me.memory_kib))
-            .and_then(|l| l.per_cpu);
-        let candidates: Vec<Candidate> = self
-            .config
-            .peers
-            .iter()
-            .map(|peer| {
-                let answer = answers.iter().find(|a| a.host == peer.name);
-                Candidate {
-                    name: peer.name.clone(),
-                    region: peer.region.clone(),
-                    load: answer.and_then(|_| self.hosts.get(&peer.name)?.load(peer.cpus, peer.memory_kib)),
-                    can_run: answer.map_or(Ok(()), |a| a.can_run.clone()),
-                    has_it: answer.is_some_and(|a| a.has_it),
-                    has_broker: !self.config.limits.require_broker
-                        || self.hosts.get(&peer.name).is_some_and(|h| h.broker(now.mono).is_some()),
-                }
-            })
-            .collect();
-        let demand = Demand {
-            memory_kib: guest.domain.memory_kib,
-            region: plan.wishes.region.as_ref().map(|r| r.as_str().to_owned()),
-            only: plan.only.clone(),
-            relief: load_here
-                .filter(|_| plan.wants_relief && !plan.wishes.avoid_this_host)
-                .map(|here| (here, self.config.limits.min_load_gain)),
-        };
-        let decision = match plan.initiator {
-            Initiator::Random => {
-                placement::draw(&candidates, &demand, &self.config.random.pool, (self.draw)())
-            }
-            Initiator::Customer
-            | Initiator::Operator
-            | Initiator::Foreign
-            | Initiator::Schedule
-            | Initiator::Unknown(_) => placement::choose(&candidates, &demand),
-        };
-        if let Some(record) = self.record_mut(migration) {
-            record.considered = decision.considered.clone();
-            record.to = decision.chosen.clone();
-        }
-        let Some(guest) = self.guests.get_mut(&uuid) else { return };
-        let Some(plan) = guest.mv.plan_mut() else { return };
-        plan.considered = decision.considered.clone();
-        let late =
-            plan.wishes.deadline_s.is_some_and(|d| plan.received + Duration::from_secs(d.into()) < now.mono);
-        match decision.chosen.clone() {
-            None => {
-                let reason = if decision.only_region_in_the_way() {
-                    DenyReason::NoDestinationInRegion
-                } else if decision.only_load_in_the_way() {
-                    DenyReason::NoBetterHost
-                } else {
-                    DenyReason::NoDestination
-                };
-                self.call_off(now, uuid, Denial { reason, retry_after_s: Some(30) }, None);
-            }
-            Some(_) if late => self.call_off(now, uuid, Denial::new(DenyReason::DeadlinePassed), None),
-            Some(chosen) => {
-                plan.destination = Some(chosen.clone());
-                let claim = claim.map(|found| format!("; {found}")).unwrap_or_default();
-                self.log(Level::Info, Some(uuid), format!("{migration}: to {chosen}{claim}"));
-                self.write_ticket(now, uuid);
-            }
-        }
     }
 
     /// A move that had not begun does not take place: everyone who waits for it hears why.
@@ -376,6 +234,7 @@ impl Broker {
         let Some(guest) = self.guests.get_mut(&uuid) else { return };
         let Some(plan) = guest.mv.plan().cloned() else { return };
         guest.mv = Move::None;
+        self.undo_network(now, uuid, plan.migration);
         if let Some(record) = self.record_mut(plan.migration) {
             record.state = MoveState::Denied;
             record.waits = None;

@@ -100,6 +100,7 @@ mod tests {
             ticket_xml: None,
             random_xml: None,
             permitted: false,
+            interfaces: Vec::new(),
             job_active,
         };
         judge(&ticket, ME, &domain, unix_ms)

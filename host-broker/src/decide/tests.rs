@@ -7,6 +7,7 @@ mod arrivals;
 mod blame;
 mod bounds;
 mod foreign;
+mod geo;
 mod orders;
 mod part;
 mod recovery;
@@ -57,7 +58,7 @@ fn config(me: &str, other: &str) -> Config {
 
 /// A look at a host whose broker shows this sign of life.
 fn sample(host_uuid: Uuid, beat: u64) -> HostSample {
-    let broker = Some(Mark { broker: "test".into(), beat, unix_ms: 0 });
+    let broker = Some(Mark { broker: "test".into(), beat, unix_ms: 0, stretched: Vec::new() });
     HostSample { cpus: 1, memory_kib: 16 << 20, host_uuid: Some(host_uuid), domains: Vec::new(), broker }
 }
 
@@ -75,6 +76,7 @@ fn domain(state: DomainState) -> Domain {
         ticket_xml: None,
         random_xml: None,
         permitted: false,
+        interfaces: Vec::new(),
         job_active: false,
     }
 }

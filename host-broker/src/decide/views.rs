@@ -166,6 +166,7 @@ fn check_reason(reason: Option<NoticeReason>) -> Result<NoticeReason, String> {
         | NoticeReason::Manual
         | NoticeReason::Schedule
         | NoticeReason::Random
+        | NoticeReason::Clients
         | NoticeReason::Unknown(_)) => {
             Err(format!("`{r}` is a guest's reason; an operator's are maintenance and balance"))
         }

@@ -4,6 +4,7 @@ use super::StartError;
 use super::control_socket;
 use super::execute::{Executor, Given};
 use super::libvirt::Libvirt;
+use super::link;
 use super::peer::{Doors, GROUPS};
 use super::state::State;
 use crate::action::Action;
@@ -39,10 +40,16 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), StartError> {
         Box::new(rand::random::<u64>),
     )
     .paused(state.paused)
-    .after(state.announced.clone(), state.stays.clone());
+    .after(state.announced.clone(), state.stays.clone())
+    .stretched(state.stretches.clone());
     let (doors, open) = watch::channel(Doors::new(&config.access, Path::new(GROUPS)));
     let callers = control_socket::serve(listener, open, tx.clone());
-    let given = Given { libvirt, tx, words: words_tx, callers, doors, state, file };
+    let known = watch::channel(link::Pool::of(&config, state.alias_key.link_key()));
+    let others = match config.link.listen {
+        Some(listen) => link::serve(link::listen(listen)?, known.1, tx.clone()),
+        None => link::Waiting::default(),
+    };
+    let given = Given { libvirt, tx, words: words_tx, callers, doors, pool: known.0, others, state, file };
     let mut executor = Executor::new(given, &config);
 
     let signals = |e| StartError::Runtime(e);
@@ -78,7 +85,7 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), StartError> {
         executor.tell_left_out();
     }
     info!("coms-broker stops; migrations under way go on in libvirt");
-    executor.farewell().await;
+    executor.farewell(broker.stretches_networks()).await;
     let _ = std::fs::remove_file(&config.socket);
     Ok(())
 }

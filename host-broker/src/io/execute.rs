@@ -4,10 +4,12 @@ use super::control_socket::Callers;
 use super::event_loop::Clock;
 use super::guest_links::Links;
 use super::libvirt::Libvirt;
+use super::link;
 use super::log_limit::LogLimit;
 use super::peer::{Doors, GROUPS};
 use super::samplers::Samplers;
 use super::state::State;
+use super::step;
 use crate::action::{Action, Level};
 use crate::config::{Config, ConfigError};
 use crate::event::{Answer, Elsewhere, Event};
@@ -19,8 +21,6 @@ use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
-/// A host that has not answered a survey by then is left out of it.
-const SURVEY_LIMIT: Duration = Duration::from_secs(1);
 const FAREWELL_LIMIT: Duration = Duration::from_secs(1);
 /// How often a running job is asked how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
@@ -36,6 +36,9 @@ pub struct Given {
     pub words: mpsc::Sender<Event>,
     pub callers: Callers,
     pub doors: watch::Sender<Doors>,
+    /// The other brokers, and those of them that wait for an answer.
+    pub pool: watch::Sender<link::Pool>,
+    pub others: link::Waiting,
     pub state: State,
     /// The configuration.
     pub file: PathBuf,
@@ -47,6 +50,9 @@ pub struct Executor {
     links: Links,
     callers: Callers,
     doors: watch::Sender<Doors>,
+    pool: watch::Sender<link::Pool>,
+    others: link::Waiting,
+    measuring: link::OneAtATime,
     samplers: Samplers,
     state: State,
     file: PathBuf,
@@ -57,7 +63,7 @@ pub struct Executor {
 
 impl Executor {
     pub fn new(given: Given, config: &Config) -> Self {
-        let Given { libvirt, tx, words, callers, doors, state, file } = given;
+        let Given { libvirt, tx, words, callers, doors, pool, others, state, file } = given;
         let mut samplers = Samplers::new(libvirt.clone(), tx.clone());
         samplers.set(config);
         Self {
@@ -66,6 +72,9 @@ impl Executor {
             tx,
             callers,
             doors,
+            pool,
+            others,
+            measuring: link::OneAtATime::default(),
             samplers,
             state,
             file,
@@ -90,9 +99,9 @@ impl Executor {
             Action::Detach { uuid } => self.links.detach(uuid),
             Action::Tell { uuid, message } => self.links.tell(uuid, message),
             Action::TellOnce { uuid, message } => self.links.tell_once(uuid, message),
-            Action::Survey { uuid, migration, needs, hosts } => self.spawn(async move {
+            Action::Survey { uuid, migration, needs, hosts, within } => self.spawn(async move {
                 let look = async { libvirt.domain(uuid).await.map(Box::new) };
-                let (domain, answers) = tokio::join!(look, survey(&libvirt, uuid, needs, hosts));
+                let (domain, answers) = tokio::join!(look, survey(&libvirt, uuid, needs, hosts, within));
                 Event::Surveyed { uuid, migration, domain, answers }
             }),
             Action::WriteTicket { uuid, migration, xml } => self.spawn(async move {
@@ -142,6 +151,26 @@ impl Executor {
                 self.spawn(async move { Event::Resumed { uuid, result: libvirt.suspend(uuid).await } });
             }
             Action::Beat(mark) => self.spawn(async move { Event::Marked(libvirt.set_mark(mark).await) }),
+            Action::Measure { uuid, migration, host, link } => {
+                let (pool, turn) = (self.pool.borrow().clone(), self.measuring.clone());
+                self.spawn(async move {
+                    let result = link::measure(&pool, &host, link, turn).await;
+                    Event::Measured { uuid, migration, host, result }
+                });
+            }
+            Action::NetworkStep { verb, input, command, limit } => self.spawn(async move {
+                let uuid = input.vm;
+                Event::StepDone { uuid, verb, result: step::run(&command, verb, &input, limit).await }
+            }),
+            Action::AskPeer { host, link, ask } => {
+                let pool = self.pool.borrow().clone();
+                self.spawn(async move {
+                    let result = link::ask(&pool, &host, link, &ask).await;
+                    Event::PeerAnswered { ask, result }
+                });
+            }
+            Action::AnswerPeer { caller, result } => self.others.answer(caller, result),
+            Action::KeepStretches(all) => self.state.keep_stretches(&all),
             Action::KeepPaused(paused) => self.state.keep_paused(paused),
             Action::KeepAnnounced(announced) => self.state.keep_announced(&announced),
             Action::KeepStays(stays) => self.state.keep_stays(&stays),
@@ -165,6 +194,8 @@ impl Executor {
             }
             Action::Configure(config) => {
                 self.samplers.set(&config);
+                let key = self.state.alias_key.link_key();
+                self.pool.send_replace(link::Pool::of(&config, key));
                 self.doors.send_replace(Doors::new(&config.access, Path::new(GROUPS)));
             }
             Action::Greet { uuid, hello } => self.links.greet(uuid, hello),
@@ -198,7 +229,11 @@ impl Executor {
     }
 
     /// On the way out: no other broker should choose this host any more. A libvirt that hangs is not waited for.
-    pub async fn farewell(self) {
+    /// With networks stretched the mark stays, for it says so to the hosts of this site; its age says that the broker is gone.
+    pub async fn farewell(self, stretches: bool) {
+        if stretches {
+            return;
+        }
         let removed = tokio::time::timeout(FAREWELL_LIMIT, self.libvirt.remove_mark()).await;
         if !matches!(removed, Ok(Ok(()))) {
             info!("the mark in libvirt stays; other hosts see by its age that this broker has gone");
@@ -220,7 +255,13 @@ fn read_config(file: &Path) -> Result<Box<Config>, String> {
     Config::load(file).map(Box::new).map_err(one_line)
 }
 
-async fn survey(libvirt: &Libvirt, uuid: Uuid, needs: Needs, hosts: Vec<(String, String)>) -> Vec<Answer> {
+async fn survey(
+    libvirt: &Libvirt,
+    uuid: Uuid,
+    needs: Needs,
+    hosts: Vec<(String, String)>,
+    within: Duration,
+) -> Vec<Answer> {
     let (tx, mut answers) = mpsc::channel(hosts.len().max(1));
     for (host, uri) in hosts {
         let (libvirt, needs, tx) = (libvirt.clone(), needs.clone(), tx.clone());
@@ -240,7 +281,7 @@ async fn survey(libvirt: &Libvirt, uuid: Uuid, needs: Needs, hosts: Vec<(String,
         }
     };
     // Who is late is missing; the decision says so.
-    let _ = tokio::time::timeout(SURVEY_LIMIT, collect).await;
+    let _ = tokio::time::timeout(within, collect).await;
     all
 }
 

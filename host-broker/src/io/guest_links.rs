@@ -413,7 +413,8 @@ fn is_news(message: &HostToGuest) -> bool {
         | HostToGuest::TimeReply(_)
         | HostToGuest::Verdict(_)
         | HostToGuest::Hosts(_)
-        | HostToGuest::RandomStatus(_) => false,
+        | HostToGuest::RandomStatus(_)
+        | HostToGuest::Regions(_) => false,
     }
 }
 

@@ -8,15 +8,18 @@ pub mod guest_links;
 mod journal;
 mod kernel;
 pub mod libvirt;
+pub mod link;
 mod log_limit;
 pub mod peer;
 mod samplers;
 mod state;
+pub mod step;
 #[cfg(feature = "faults")]
 mod stop_here;
 
 pub use event_loop::{WORDS, run};
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Why the broker cannot start.
@@ -30,6 +33,10 @@ pub enum StartError {
         "{path}: the aliases' secret has {has} bytes, it needs at least {needs}; head -c 32 /dev/urandom > {path} makes one"
     )]
     WeakSecret { path: PathBuf, has: usize, needs: usize },
+    #[error(
+        "link.listen: {address}: {source}; it must be an address of this host, and a port that nobody else has"
+    )]
+    Listen { address: SocketAddr, source: std::io::Error },
     #[error("{path}: another coms-broker already answers on this socket; stop it first")]
     AlreadyRunning { path: PathBuf },
 }

@@ -6,6 +6,7 @@ use super::journal::Journal;
 use crate::alias::AliasKey;
 use crate::announced::{Kept, Stays};
 use crate::config::Config;
+use crate::network::Stretch;
 use crate::records::MoveRecord;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -25,9 +26,12 @@ pub struct State {
     pub announced: Vec<Kept>,
     /// The domains that were here; None: no broker was here before.
     pub stays: Option<Stays>,
+    /// Networks that are stretched for VMs.
+    pub stretches: Vec<Stretch>,
     paused_file: PathBuf,
     announced_file: PathBuf,
     stays_file: PathBuf,
+    stretches_file: PathBuf,
     journal: Journal,
 }
 
@@ -75,15 +79,18 @@ impl State {
         let paused_file = dir.join("paused");
         let paused = paused_file.exists();
         let (announced_file, stays_file) = (dir.join("announced.json"), dir.join("stays.json"));
+        let stretches_file = dir.join("networks.json");
         Ok(Self {
             past,
             alias_key: AliasKey::new(&secret),
             paused,
             announced: read(&announced_file).unwrap_or_default(),
             stays: read(&stays_file),
+            stretches: read(&stretches_file).unwrap_or_default(),
             paused_file,
             announced_file,
             stays_file,
+            stretches_file,
             journal,
         })
     }
@@ -105,6 +112,13 @@ impl State {
     pub fn keep_announced(&self, announced: &[Kept]) {
         if let Err(e) = write(&self.announced_file, &announced, true) {
             warn!("{}: {e}; announced moves will not survive a restart", self.announced_file.display());
+        }
+    }
+
+    pub fn keep_stretches(&self, stretches: &[Stretch]) {
+        if let Err(e) = write(&self.stretches_file, &stretches, true) {
+            let file = self.stretches_file.display();
+            warn!("{file}: {e}; networks that are stretched for VMs are not taken down after a restart");
         }
     }
 

@@ -105,6 +105,7 @@ fn domain(n: usize) -> Domain {
         ticket_xml: None,
         random_xml: None,
         permitted: false,
+        interfaces: Vec::new(),
         job_active: false,
     }
 }

@@ -122,7 +122,7 @@ fn every_key_of_the_agents_configuration_is_described() {
 fn every_key_of_the_brokers_configuration_is_described() {
     let refused =
         |text: &str| coms_broker::config::Config::parse(Path::new("x"), text).unwrap_err().to_string();
-    check_keys("coms-broker.toml.5", &["hosts"], refused);
+    check_keys("coms-broker.toml.5", &["hosts", "regions", "distances"], refused);
 }
 
 #[test]

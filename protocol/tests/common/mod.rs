@@ -133,7 +133,8 @@ pub fn number_of(message: &GuestToHost) -> u64 {
         | GuestToHost::HostsQuery(_)
         | GuestToHost::RandomStart(_)
         | GuestToHost::RandomStop(_)
-        | GuestToHost::RandomQuery(_) => {
+        | GuestToHost::RandomQuery(_)
+        | GuestToHost::RegionsQuery(_) => {
             unreachable!("these tests send pings")
         }
     }

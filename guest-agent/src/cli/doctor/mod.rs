@@ -4,6 +4,7 @@
 //! Each check is a function from what it looks at (with `/` replaced in tests) to findings; [`examine`] puts them in
 //! the order in which to mend them.
 
+mod clients;
 mod clock;
 mod daemon;
 mod files;
@@ -120,6 +121,7 @@ fn examine(socket: Option<&Path>, file: Option<&Path>) -> Vec<Finding> {
     }
     findings.extend(programs::check(root, &eyes, &config));
     findings.extend(workloads::check(&config, running));
+    findings.extend(clients::check(&eyes, &config, running));
     findings
 }
 

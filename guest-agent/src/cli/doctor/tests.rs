@@ -369,3 +369,32 @@ fn people_get_one_line_for_each_finding() {
     assert_eq!(json[0], json!({ "check": "a", "status": "ok", "detail": "fine" }));
     assert_eq!((&json[2]["status"], &json[2]["remedy"]), (&json!("fail"), &json!("do that")));
 }
+
+#[test]
+fn clients_that_cannot_be_counted_or_placed() {
+    let text = "[clients]\ndatabase = \"/geo.mmdb\"\n";
+    let root = Root::new(&[]);
+    let found = clients::check(root.path(), &config(text), None);
+    assert_eq!(found.len(), 1);
+    is(&found[0], Status::Fail, &["clients-database", "/geo.mmdb", "No such file", "geolocation.md"]);
+    root.write("/geo.mmdb", "not found");
+    is(&clients::check(root.path(), &config(text), None)[0], Status::Fail, &["truncated, or no database"]);
+
+    let none =
+        json!({ "following": { "known_regions": 0, "trouble": "sock_diag cannot be read: EAFNOSUPPORT" } });
+    let found = clients::check(root.path(), &config(text), Some(&none));
+    is(&found[1], Status::Warn, &["clients-regions", "never asks"]);
+    is(&found[2], Status::Fail, &["clients-seen", "AF_NETLINK"]);
+    let own = format!("{text}regions = {{ a = [\"FR\"] }}\n");
+    let some = json!({ "following": { "known_regions": 3 } });
+    for (text, status) in [(own.as_str(), json!({ "following": { "known_regions": 1 } })), (text, some)] {
+        assert_eq!(clients::check(root.path(), &config(text), Some(&status)).len(), 1, "{text}");
+    }
+    let slow = format!("{text}sample_s = 15\n");
+    is(
+        &clients::check(root.path(), &config(&slow), None)[1],
+        Status::Warn,
+        &["clients-effect", "check_s = 30"],
+    );
+    assert_eq!(clients::check(root.path(), &config(""), None), vec![], "nothing is to be counted");
+}

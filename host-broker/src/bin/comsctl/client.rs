@@ -37,6 +37,12 @@ impl Broker {
         Ok(Self { socket: socket.to_owned(), write, read })
     }
 
+    /// The broker's process.
+    pub fn pid(&self) -> Option<u32> {
+        let peer = rustix::net::sockopt::socket_peercred(&self.write).ok()?;
+        u32::try_from(peer.pid.as_raw_nonzero().get()).ok()
+    }
+
     pub fn ask(&mut self, request: &Request) -> Result<Reply, Failure> {
         let mut line = serde_json::to_string(request).map_err(|e| Failure::usage(e.to_string()))?;
         line.push('\n');

@@ -106,6 +106,8 @@ fn give_up(json: bool, record: &MoveRecord, after: Duration) -> Result<ExitCode,
             )
         }
         MoveState::Choosing
+        | MoveState::Measuring
+        | MoveState::Connecting
         | MoveState::WritingTicket
         | MoveState::Copying
         | MoveState::Arriving

@@ -108,6 +108,27 @@ fn verdict(c: &Considered) -> String {
         Verdict::Busier { load: l, committed_kib } => {
             format!("could take it and is busier: {}, {} MiB taken", load(l), committed_kib / 1024)
         }
+        Verdict::Nearest { apart, load: l } => {
+            format!("chosen, the nearest to the wished region: {apart} from it, {}", load(l))
+        }
+        Verdict::Nearer { apart, load: l } => {
+            format!(
+                "is nearer to the wished region, and another one went first: {apart} from it, {}",
+                load(l)
+            )
+        }
+        Verdict::Farther { apart, here } => {
+            format!("is no nearer to the wished region: {apart} from it, {here} from here")
+        }
+        Verdict::DistanceUnknown => {
+            "nobody says how far it is from the wished region ([[distances]], or coordinates in [[regions]])"
+                .into()
+        }
+        Verdict::CutOff { detail } => {
+            format!("is at another site, out of reach of the VM's clients: {detail}")
+        }
+        Verdict::LinkUnfit { detail, .. } => format!("the way there is not fit: {detail}"),
+        Verdict::NetworkRefused { detail } => format!("the VM's network was not stretched there: {detail}"),
         Verdict::NoAnswer => "did not answer in time".into(),
         Verdict::CannotRun { detail } => format!("cannot run it: {detail}"),
         Verdict::HasItAlready => "has a VM of this identity already".into(),
@@ -130,6 +151,8 @@ fn figures(r: &MoveRecord) -> Vec<(&'static str, String)> {
     let ms = |v: Option<u64>| v.map(|v| format!("{v} ms"));
     let f = &r.figures;
     let all = [
+        ("way there and back", r.link.map(|l| format!("{:.1} ms", l.rtt_ms))),
+        ("way's rate", r.link.map(|l| format!("{:.1} MiB/s", l.rate_mib_s))),
         ("request to migrate call", r.request_to_call_ms.map(|v| format!("{v:.1} ms"))),
         ("preparing", ms(f.prepare_ms)),
         ("libvirt's job in all", ms(f.total_ms)),
@@ -183,6 +206,7 @@ mod tests {
             ended_unix_ms: Some(1_003_000),
             figures: Figures { downtime_ms: Some(40), ..Figures::default() },
             bytes_remaining: None,
+            link: None,
             waits: Some(Waits {
                 until_unix_ms: 1_005_000,
                 at_most_unix_ms: 1_300_000,

@@ -27,7 +27,7 @@ fn history(law: GapLaw, mut draw: impl FnMut() -> u64, moves: usize) -> Vec<Stay
     let gaps = Gaps::new(law, 20, 50).unwrap();
     let hosts: Vec<Candidate> = (0..4).map(host).collect();
     let pool: Vec<String> = hosts.iter().map(|h| h.name.clone()).collect();
-    let demand = Demand { memory_kib: 1 << 20, region: None, only: None, relief: None };
+    let demand = Demand { memory_kib: 1 << 20, region: None, only: None, relief: None, nearer_than: None };
     let mut from = 0;
     let mut stay = |_| {
         let gap_ms = gaps.gap_ms(draw());
@@ -52,6 +52,8 @@ fn host(i: usize) -> Candidate {
         can_run: Ok(()),
         has_it: false,
         has_broker: true,
+        from_wish: crate::decide::geo::Known::default(),
+        cut_off: None,
     }
 }
 

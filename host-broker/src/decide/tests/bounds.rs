@@ -76,7 +76,7 @@ fn refusals_never_push_out_moves_nor_other_guests_refusals() {
     }
     let of = |w: &World, uuid| w.broker.records.iter().filter(|r| r.uuid == uuid).count();
     assert_eq!(of(&w, VM), 1, "the one move is still known");
-    assert_eq!(w.broker.records.len(), super::super::RECORDS);
+    assert_eq!(w.broker.records.len(), super::super::past::RECORDS);
     let most = (0..300u128).map(|g| of(&w, Uuid::from_u128(1000 + g))).max();
-    assert!(most.is_some_and(|most| most <= super::super::REFUSALS), "{most:?}");
+    assert!(most.is_some_and(|most| most <= super::super::past::REFUSALS), "{most:?}");
 }

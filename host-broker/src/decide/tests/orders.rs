@@ -77,7 +77,7 @@ proptest! {
                     Some(Move::None) if asked % 2 == 0 => Step::Ask(asked + 10),
                     Some(Move::None) => Step::Look(0, false),
                     Some(Move::Announced { .. }) => Step::Tick(60),
-                    Some(Move::Choosing(_)) => Step::Surveyed(true),
+                    Some(Move::Choosing(_) | Move::Connecting { .. }) => Step::Surveyed(true),
                     Some(Move::WritingTicket { .. }) => Step::Written(true),
                     Some(Move::Running { .. }) => Step::Returned(1),
                     Some(Move::Unclear { .. }) => Step::Look(0, false),

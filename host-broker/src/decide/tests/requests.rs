@@ -206,3 +206,29 @@ fn an_answer_given_before_a_restart_is_the_only_one() {
     assert!(w.told().is_empty(), "{:?}", w.told());
     assert!(find(&w.actions, |a| matches!(a, Action::ClearTicket { .. })).is_some());
 }
+
+#[test]
+fn a_broker_that_just_began_chooses_once_it_has_looked_at_every_host() {
+    let begun = |seconds: u64, other: Option<Result<HostSample, HvError>>| {
+        let mut world = World::source();
+        world.broker = Broker::new(config("h1", "h2"), AliasKey::new(b"k"), Vec::new(), Box::new(|| 9));
+        world.now.mono = Duration::ZERO;
+        world.event(Event::Hypervisor(HvEvent::Connected));
+        world.event(Event::Domains(Ok(vec![domain(DomainState::Running { arrived: false })])));
+        world.event(Event::Sampled { host: "h1".into(), result: Ok(sample(H1, 1)) });
+        world.hello(&[]);
+        let mut actions = world.ask(1, Wishes::default());
+        assert_eq!(denied(&actions), Vec::<DenyReason>::new());
+        world.pass(seconds);
+        if let Some(result) = other {
+            actions.extend(world.event(Event::Sampled { host: "h2".into(), result }));
+        }
+        actions.extend(world.event(Event::Tick));
+        let survey = find(&actions, |a| matches!(a, Action::Survey { .. }));
+        survey.map(|a| if let Action::Survey { hosts, .. } = a { hosts.len() } else { 0 })
+    };
+    assert_eq!(begun(1, None), None, "it may answer yet");
+    assert_eq!(begun(1, Some(Ok(sample(H2, 1)))), Some(1));
+    assert_eq!(begun(1, Some(Err(other_error()))), Some(0));
+    assert_eq!(begun(5, None), Some(0), "whoever hangs does not hold this up");
+}

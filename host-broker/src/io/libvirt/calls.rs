@@ -122,6 +122,7 @@ impl Connection {
             needs: facts.needs,
             ticket_xml: facts.ticket_xml,
             random_xml: facts.random_xml,
+            interfaces: facts.interfaces,
             permitted: facts.permitted,
             job_active: job != Job::None,
         })

@@ -1,6 +1,7 @@
 //! The few facts the broker takes from libvirt's XML.
 
 use crate::hypervisor::{Mark, Needs};
+use crate::network::{INTERFACES, Interface, STRETCHED, is_bridge};
 use coms_protocol::{LINE_ALIAS, PORT_NAME};
 use roxmltree::{Document, Node};
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ pub(super) struct Facts {
     pub ticket_xml: Option<String>,
     pub random_xml: Option<String>,
     pub permitted: bool,
+    pub interfaces: Vec<Interface>,
 }
 
 /// How a domain and we could talk, as far as it can be changed.
@@ -82,6 +84,16 @@ pub(super) fn facts(xml: &str) -> Result<Facts, roxmltree::Error> {
         // A guest without virtio-serial: any line of that alias. The virtio port goes first; it hangs up.
         .or_else(|| unix("serial").chain(unix("console")).filter(has_alias).find_map(bound));
 
+    // Of a libvirt network, too, the live XML names the bridge.
+    let card = |n: Node| {
+        let mac = child(n, "mac").and_then(|m| m.attribute("address")).unwrap_or_default();
+        let bridge = child(n, "source").and_then(|s| s.attribute("bridge"));
+        // Never left out: a VM of which one card is forgotten would be half reachable.
+        Interface::new(mac, bridge).unwrap_or_else(Interface::unknown)
+    };
+    let cards = devices.into_iter().flat_map(|devices| devices.children());
+    let cards = cards.filter(|n| n.has_tag_name("interface")).take(INTERFACES + 1);
+
     // libvirt declares the namespace on the element itself, so its text stands alone.
     let metadata = child(domain, "metadata");
     let element = |namespace: &str| {
@@ -100,6 +112,7 @@ pub(super) fn facts(xml: &str) -> Result<Facts, roxmltree::Error> {
         ticket_xml: element(TICKET_NAMESPACE),
         random_xml: element(SCHEDULE_NAMESPACE),
         permitted: element(PART_NAMESPACE).is_some(),
+        interfaces: cards.map(card).collect(),
     })
 }
 
@@ -112,11 +125,12 @@ pub(super) fn host_uuid(capabilities: &str) -> Option<Uuid> {
 
 /// A broker's sign of life, as a secret's definition.
 pub(super) fn mark_xml(uuid: Uuid, mark: &Mark) -> String {
-    // Its own name and version, and numbers: nothing to be escaped.
-    let Mark { broker, beat, unix_ms } = mark;
+    // Its own name and version, numbers, and bridges' names: nothing to be escaped.
+    let Mark { broker, beat, unix_ms, stretched } = mark;
+    let stretched = stretched.join(" ");
     format!(
         "<secret ephemeral='yes' private='yes'><uuid>{uuid}</uuid>\
-         <description>{broker}; beat {beat}; unix_ms {unix_ms}</description></secret>"
+         <description>{broker}; beat {beat}; unix_ms {unix_ms}; stretched {stretched}</description></secret>"
     )
 }
 
@@ -128,7 +142,10 @@ pub(super) fn mark(xml: &str) -> Option<Mark> {
     let broker = parts.next()?.chars().filter(|c| c.is_ascii_graphic() || *c == ' ').take(64).collect();
     let beat = parts.next()?.strip_prefix("beat ")?.parse().ok()?;
     let unix_ms = parts.next()?.strip_prefix("unix_ms ")?.parse().ok()?;
-    Some(Mark { broker, beat, unix_ms })
+    // One of before says none.
+    let stretched = parts.next().and_then(|p| p.strip_prefix("stretched ")).unwrap_or_default();
+    let stretched = stretched.split(' ').filter(|name| is_bridge(name)).take(STRETCHED).map(str::to_owned);
+    Some(Mark { broker, beat, unix_ms, stretched: stretched.collect() })
 }
 
 fn child<'a, 'i>(node: Node<'a, 'i>, name: &str) -> Option<Node<'a, 'i>> {
@@ -147,6 +164,10 @@ mod tests {
   </metadata>
   <os><type arch='x86_64' machine='pc-q35-7.2'>hvm</type></os>
   <devices>
+    <interface type='bridge'>
+      <mac address='52:54:00:00:00:01'/><source bridge='br0'/><target dev='vnet3'/>
+    </interface>
+    <interface type='user'><mac address='52:54:00:00:00:02'/></interface>
     <channel type='unix'>
       <source mode='bind' path='/run/other'/>
       <target type='virtio' name='org.qemu.guest_agent.0' state='connected'/>
@@ -169,10 +190,23 @@ mod tests {
             facts.needs,
             Needs { virt_type: "qemu".into(), arch: "x86_64".into(), machine: "pc-q35-7.2".into() }
         );
+        let card = |mac: &str, bridge: Option<&str>| Interface::new(mac, bridge).unwrap();
+        let cards = [card("52:54:00:00:00:01", Some("br0")), card("52:54:00:00:00:02", None)];
+        assert_eq!(facts.interfaces, cards);
         assert_eq!(
             facts.ticket_xml.as_deref(),
             Some(r#"<coms:ticket xmlns:coms="urn:coms:domain:1" id="7">a &amp; b</coms:ticket>"#)
         );
+    }
+
+    #[test]
+    fn no_network_card_is_left_out() {
+        let strange = LIVE.replace("52:54:00:00:00:02", "none of the kind");
+        assert_eq!(facts(&strange).unwrap().interfaces[1], Interface::unknown());
+        let card =
+            "<interface type='bridge'><mac address='52:54:00:00:00:03'/><source bridge='br0'/></interface>";
+        let many = LIVE.replace("<interface type='user'>", &(card.repeat(30) + "<interface type='user'>"));
+        assert!(facts(&many).unwrap().interfaces.len() > INTERFACES, "so that it can be refused");
     }
 
     #[test]

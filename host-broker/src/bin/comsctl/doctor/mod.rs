@@ -65,6 +65,9 @@ pub fn doctor(json: bool, file: &Path, socket: Option<&Path>) -> Result<ExitCode
         found.extend(files::state_directory(&config.state));
         found.push(files::alias_key(config));
         found.extend(setup::certificates(config, Path::new(setup::PKI)));
+        let broker = Broker::connect(socket).ok().and_then(|b| b.pid());
+        let status = broker.and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/status")).ok());
+        found.extend(setup::network_step(config, status.as_deref()));
         match domains::look(&config.me.libvirt) {
             Ok(domains) => {
                 found.push(Finding::ok("libvirt", format!("{} answers", config.me.libvirt)));

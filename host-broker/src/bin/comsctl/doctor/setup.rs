@@ -7,6 +7,7 @@ use coms_broker::control::GuestView;
 use coms_protocol::PORT_NAME;
 use std::fs::File;
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// Where libvirt looks for what it needs to speak TLS.
@@ -79,6 +80,43 @@ pub fn certificates(config: &Config, pki: &Path) -> Vec<Finding> {
             }
         })
         .collect()
+}
+
+/// Of the capabilities in /proc/PID/status.
+const CAP_NET_ADMIN: u64 = 1 << 12;
+
+/// What a process may do, by its /proc/PID/status.
+fn capabilities(status: &str) -> Option<u64> {
+    let set = status.lines().find_map(|l| l.strip_prefix("CapEff:"))?;
+    u64::from_str_radix(set.trim(), 16).ok()
+}
+
+/// The operator's network step, where one is named; `status` is the running broker's.
+pub fn network_step(config: &Config, status: Option<&str>) -> Option<Finding> {
+    const CHECK: &str = "network step";
+    let program = config.network.as_ref()?.command.first()?;
+    let is_ours = Path::new(program).file_name().is_some_and(|name| name == "stretch-vxlan");
+    if is_ours && status.and_then(capabilities).is_some_and(|all| all & CAP_NET_ADMIN == 0) {
+        return Some(Finding::fail(
+            CHECK,
+            format!("the broker runs without CAP_NET_ADMIN, and {program} can make no network"),
+            "systemctl edit coms-broker: add what docs/network-step.md says, then restart it",
+        ));
+    }
+    let runs = File::open(program).and_then(|f| f.metadata()).map(|m| m.is_file() && m.mode() & 0o111 != 0);
+    Some(match runs {
+        Ok(true) => Finding::ok(CHECK, format!("{program} is there")),
+        Ok(false) => Finding::fail(
+            CHECK,
+            format!("{program} is no program: VMs that should move to another site are denied `unreachable`"),
+            format!("chmod 755 {program}, or name another one in [network] step"),
+        ),
+        Err(e) => Finding::fail(
+            CHECK,
+            format!("{program}: {e}; VMs that should move to another site are denied `unreachable`"),
+            "install it, or name another one in [network] step (docs/network-step.md)",
+        ),
+    })
 }
 
 /// VMs that may take part and cannot, and entries that speak of no VM.
@@ -214,6 +252,37 @@ mod tests {
         let elsewhere = GOOD.replace("h2/system", "h2/system?pkipath=/srv/pki");
         assert_eq!(certificates(&Config::parse(Path::new(FILE), &elsewhere).unwrap(), &pki), []);
         std::fs::remove_dir_all(&pki).unwrap();
+    }
+
+    #[test]
+    fn a_network_step_must_be_a_program() {
+        assert_eq!(network_step(&good(), None), None);
+        for (program, status) in
+            [("/bin/sh", Status::Ok), ("/etc/passwd", Status::Fail), ("/no/such/step", Status::Fail)]
+        {
+            let text = format!("{GOOD}[network]\nstep = [\"{program}\"]\nbridges = [\"br0\"]");
+            let found = network_step(&Config::parse(Path::new(FILE), &text).unwrap(), None).unwrap();
+            assert_eq!(found.status, status, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn the_shipped_step_needs_a_right_that_the_unit_does_not_have() {
+        let step = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/network/stretch-vxlan");
+        let with = |step: &str| {
+            let network = format!("[network]\nstep = [\"{step}\"]\nbridges = [\"br0\"]\n[guests]");
+            let text = GOOD.replacen("[guests]", &network, 1);
+            Config::parse(Path::new(FILE), &text).unwrap()
+        };
+        let status = |set: &str| format!("Name:\tcoms-broker\nCapEff:\t{set}\nCapBnd:\t000001ffffffffff\n");
+        let judged = |step: &str, set: &str| network_step(&with(step), Some(&status(set))).unwrap().status;
+        assert_eq!(judged(step, "0000000000000002"), Status::Fail);
+        assert_eq!(judged(step, "0000000000001002"), Status::Ok);
+        assert_eq!(
+            judged("/bin/true", "0000000000000002"),
+            Status::Ok,
+            "another step may need another right"
+        );
     }
 
     #[test]

@@ -134,7 +134,12 @@ impl Pool {
         self.beat += 1;
         for me in 0..self.brokers.len() {
             for host in 0..self.brokers.len() {
-                let broker = Some(Mark { broker: "test".into(), beat: self.beat, unix_ms: self.now.unix_ms });
+                let broker = Some(Mark {
+                    broker: "test".into(),
+                    beat: self.beat,
+                    unix_ms: self.now.unix_ms,
+                    stretched: Vec::new(),
+                });
                 let sample = HostSample {
                     cpus: 1,
                     memory_kib: 16 << 20,
@@ -161,6 +166,7 @@ impl Pool {
             ticket_xml: self.ticket.clone(),
             random_xml: self.xml.clone(),
             permitted: false,
+            interfaces: Vec::new(),
             job_active: false,
         }
     }
