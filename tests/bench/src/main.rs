@@ -5,6 +5,7 @@
 
 mod answers;
 mod calls;
+mod clients;
 mod footprint;
 mod messages;
 mod part;
@@ -23,7 +24,7 @@ use std::time::Instant;
 #[derive(Parser)]
 #[command(
     name = "coms-bench",
-    after_help = "Benches: calls, messages, answers, sessions, footprint; all of them without a name.\n\
+    after_help = "Benches: calls, messages, answers, sessions, footprint, clients; all of them without a name.\n\
 How long: COMS_BENCH_PAIRS (40), COMS_BENCH_MESSAGES (10000), COMS_BENCH_MOVES (200), COMS_BENCH_BUSY_MOVES (60),\n\
 COMS_BENCH_SESSIONS (10000), COMS_BENCH_MINUTES (10).\n\n\
 Examples:\n  coms-bench\n  coms-bench calls sessions\n  COMS_BENCH_PAIRS=2 coms-bench calls\n\n\
@@ -42,12 +43,13 @@ struct Bench {
     run: fn() -> Result<(serde_json::Value, Vec<report::Finding>)>,
 }
 
-const BENCHES: [Bench; 5] = [
+const BENCHES: [Bench; 6] = [
     Bench { name: "calls", run: calls::run },
     Bench { name: "messages", run: messages::run },
     Bench { name: "answers", run: answers::run },
     Bench { name: "sessions", run: sessions::run },
     Bench { name: "footprint", run: footprint::run },
+    Bench { name: "clients", run: clients::run },
 ];
 
 fn main() -> ExitCode {

@@ -2,14 +2,20 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket},
     path::{Path, PathBuf},
     process::Output,
     time::Duration,
 };
 
+use rustix::net::{AddressFamily, SocketType, bind, connect, ipproto, socket, sockopt};
+
 use crate::{
+    announcement::Announcements,
+    conversation::{Conversations, Talk},
+    download::Download,
     error::{Doing as _, Result},
+    forge,
     node::{COMMAND_TIME, Node},
     process::Process,
     udp_echo::UdpEcho,
@@ -48,6 +54,49 @@ impl Client {
         self.node
             .within(|| TcpStream::connect_timeout(&to, at_most))?
             .doing(|| format!("connecting from client {} to {to}", self.name))
+    }
+
+    /// Connects from one of the client's addresses. `window`: how much may be on its way to the client, in bytes.
+    pub fn connect_from(
+        &self,
+        from: Ipv4Addr,
+        to: SocketAddr,
+        at_most: Duration,
+        window: Option<usize>,
+    ) -> Result<TcpStream> {
+        let open = || -> rustix::io::Result<TcpStream> {
+            let tcp = socket(AddressFamily::INET, SocketType::STREAM, Some(ipproto::TCP))?;
+            if let Some(bytes) = window {
+                // The kernel sets as much again aside for its own needs.
+                sockopt::set_socket_recv_buffer_size(&tcp, bytes)?;
+            }
+            // For connecting too.
+            sockopt::set_socket_timeout(&tcp, sockopt::Timeout::Send, Some(at_most))?;
+            bind(&tcp, &SocketAddr::from((from, 0)))?;
+            connect(&tcp, &to)?;
+            Ok(TcpStream::from(tcp))
+        };
+        self.node.within(open)?.doing(|| format!("connecting from {from} (client {}) to {to}", self.name))
+    }
+
+    /// Keeps connections open from each of its addresses here to a guest's echo port, and uses them.
+    pub fn converse(&self, guest: Ipv4Addr, from: &[Ipv4Addr], talk: Talk) -> Result<Conversations> {
+        Conversations::start(self, guest, from, talk)
+    }
+
+    /// Reads what a guest sends without end. `window`: how much may be on its way at once, in bytes.
+    pub fn download(&self, guest: SocketAddr, window: Option<usize>) -> Result<Download> {
+        Download::start(self, self.ip, guest, window)
+    }
+
+    /// Sends TCP's first word `count` times, from as many forged addresses from `from` on; gives how often it was sent.
+    pub fn forge_syns(&self, from: Ipv4Addr, to: SocketAddrV4, count: u32, over: Duration) -> Result<u32> {
+        forge::syns(&self.node, from, to, count, over)
+    }
+
+    /// Hears which guests are announced on its LAN from now on.
+    pub fn announcements(&self) -> Result<Announcements> {
+        Announcements::listen(&self.node)
     }
 
     /// A UDP socket of the client.

@@ -46,7 +46,7 @@ pub(crate) fn write_initrd(path: &Path, dir: &Path, programs: &Programs, config:
     let image = dir.join("disk.img");
     if !image.is_file() {
         return Err(Error::Unfit(format!(
-            "{} is missing: the Debian guest is made by `tests/setup.sh bench`, the one with services by `make setup`",
+            "{} is missing: the Debian guest is made by `tests/setup.sh bench`, the one with services by `tests/setup.sh services`",
             image.display()
         )));
     }
@@ -59,6 +59,7 @@ pub(crate) fn write_initrd(path: &Path, dir: &Path, programs: &Programs, config:
         agent: None, // systemd runs it
         workload: config.workload,
         hog_threads: 0,
+        gateway: config.gateway,
         from_disk: true,
     };
     let spec = spec_json(&spec)?;

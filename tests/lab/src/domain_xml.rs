@@ -120,7 +120,7 @@ fn line(name: &str, tag: &str, target: &str) -> String {
 }
 
 /// In QEMU's range, and the guest's own by its address.
-fn mac(ip: Ipv4Addr) -> String {
+pub(crate) fn mac(ip: Ipv4Addr) -> String {
     let [_, b, c, d] = ip.octets();
     format!("52:54:00:{b:02x}:{c:02x}:{d:02x}")
 }

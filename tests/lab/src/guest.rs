@@ -13,9 +13,10 @@ use std::{
 
 use crate::{
     debian,
-    domain_xml::{console_path, domain_xml},
+    domain_xml::{console_path, domain_xml, mac},
     error::{Doing as _, Error, Result},
-    guest_spec::{ECHO_PORT, EXEC_PORT, ExecReply, ExecRequest, HTTP_PORT, Workload},
+    fabric::GATEWAY,
+    guest_spec::{ECHO_PORT, EXEC_PORT, ExecReply, ExecRequest, HTTP_PORT, STREAM_PORT, Workload},
     host::Host,
     initramfs,
     lab::Inner,
@@ -48,6 +49,8 @@ pub struct GuestConfig {
     pub name: String,
     /// Its address, unique in the lab; 10.78.0.0/16 unless there is a reason.
     pub ip: Ipv4Addr,
+    /// Where its packets to other networks go; [`crate::Lab::boot`] sets it in a lab of two sites.
+    pub gateway: Option<Ipv4Addr>,
     /// Its virtual CPUs.
     pub vcpus: u32,
     /// Its memory.
@@ -80,6 +83,7 @@ impl Default for GuestConfig {
         GuestConfig {
             name: "vm1".into(),
             ip: Ipv4Addr::new(10, 78, 0, 1),
+            gateway: None,
             vcpus: 1,
             memory_mib: 256,
             persistent: false,
@@ -163,11 +167,16 @@ pub struct Guest {
 }
 
 impl Guest {
-    pub(crate) fn boot(lab: Arc<Inner>, config: GuestConfig, host: &Host) -> Result<Guest> {
+    pub(crate) fn boot(lab: Arc<Inner>, mut config: GuestConfig, host: &Host) -> Result<Guest> {
         if config.name.is_empty()
             || !config.name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
         {
             return Err(Error::Unfit(format!("guest name {:?}: letters, digits and - only", config.name)));
+        }
+        if lab.fabric.has_two_sites() {
+            config.gateway = Some(GATEWAY);
+            lab.fabric.know_guest(config.ip, &mac(config.ip))?;
+            lab.fabric.settle_guest(config.ip, host.site())?;
         }
         let initrd = lab.run_dir.join(format!("{}.cpio", config.name));
         match debian::dir(config.system) {
@@ -236,7 +245,12 @@ impl Guest {
         (self.config.ip, HTTP_PORT).into()
     }
 
-    /// Where it echoes UDP.
+    /// Where it sends without end over TCP.
+    pub fn stream_address(&self) -> SocketAddr {
+        (self.config.ip, STREAM_PORT).into()
+    }
+
+    /// Where it echoes UDP and TCP.
     pub fn echo_address(&self) -> SocketAddr {
         (self.config.ip, ECHO_PORT).into()
     }

@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 pub const SPEC_PATH: &str = "/etc/coms-lab.json";
 /// The guest's TCP port that takes one [`ExecRequest`] per connection.
 pub const EXEC_PORT: u16 = 7000;
-/// The guest's UDP port that sends back whatever it gets.
+/// The guest's UDP and TCP port that sends back whatever it gets.
 pub const ECHO_PORT: u16 = 7;
+/// The guest's TCP port that sends without end; TCP on the echo port echoes.
+pub const STREAM_PORT: u16 = 19;
 /// The guest's HTTP port, if it has a workload.
 pub const HTTP_PORT: u16 = 8080;
 /// One line per round of the workload: `unix_ms monotonic_ms round_ms`.
@@ -28,6 +30,9 @@ pub struct GuestSpec {
     pub workload: Option<Workload>,
     /// Threads that burn CPU from the start.
     pub hog_threads: u32,
+    /// Where what is not for the guests' network goes; `None`: everything is on the link.
+    #[serde(default)]
+    pub gateway: Option<Ipv4Addr>,
     /// Go on with the root file system on the first disk instead of this one.
     #[serde(default)]
     pub from_disk: bool,

@@ -44,12 +44,14 @@ pub struct HostConfig {
     pub cpu: Option<usize>,
     /// What its migration link sends at most, in Mbit/s; `None`: no limit.
     pub rate_mbit: Option<u32>,
+    /// 0 or 1: at which site it is. With hosts at both, the lab has two sites that share no layer 2.
+    pub site: usize,
 }
 
 impl HostConfig {
     /// A host without limits.
     pub fn new(name: &str) -> HostConfig {
-        HostConfig { name: name.to_owned(), cpu: None, rate_mbit: None }
+        HostConfig { name: name.to_owned(), cpu: None, rate_mbit: None, site: 0 }
     }
 
     /// Ties it to one CPU.
@@ -61,6 +63,11 @@ impl HostConfig {
     pub fn rate_mbit(self, rate_mbit: u32) -> HostConfig {
         HostConfig { rate_mbit: Some(rate_mbit), ..self }
     }
+
+    /// Puts it at a site.
+    pub fn site(self, site: usize) -> HostConfig {
+        HostConfig { site, ..self }
+    }
 }
 
 /// A running host of the lab.
@@ -69,6 +76,7 @@ pub struct Host {
     name: String,
     /// 1 for the first; part of its address and of its links' names.
     number: usize,
+    site: usize,
     dir: PathBuf,
     node: Node,
     libvirtd: Mutex<Option<Process>>,
@@ -117,7 +125,7 @@ impl Host {
             fs::write(&path, text).doing(|| format!("writing {}", path.display()))?;
             binds.push((path.display().to_string(), format!("/etc/{name}")));
         }
-        let address = migration_address(number);
+        let address = migration_address(config.site, number);
         libvirtd::take_capabilities(&places.dir.join("cache-libvirt"))?;
         let etc_libvirt = places.dir.join("etc-libvirt");
         libvirtd::configure(&etc_libvirt, address, &random_uuid()?, places.authority.is_some())?;
@@ -128,6 +136,7 @@ impl Host {
         Ok(Host {
             name: config.name.clone(),
             number,
+            site: config.site,
             dir: places.dir.to_owned(),
             node,
             libvirtd: Mutex::new(None),
@@ -143,6 +152,11 @@ impl Host {
         self.number
     }
 
+    /// At which site it is.
+    pub fn site(&self) -> usize {
+        self.site
+    }
+
     /// Its host name, also resolvable from the other hosts.
     pub fn name(&self) -> &str {
         &self.name
@@ -155,7 +169,7 @@ impl Host {
 
     /// Its address on the migration and management network (only inside the lab).
     pub fn ip(&self) -> Ipv4Addr {
-        migration_address(self.number)
+        migration_address(self.site, self.number)
     }
 
     /// For clients outside of the lab: its libvirt by the path of its socket.
@@ -275,7 +289,7 @@ impl Host {
 
     /// Pulls (`false`) or plugs (`true`) the cable of its migration link.
     pub fn set_link(&self, up: bool) -> Result<()> {
-        self.lab()?.fabric.set_migration_link(self.number, up)
+        self.lab()?.fabric.set_migration_link(self.number, self.site, up)
     }
 
     /// Limits what its migration link sends, from now on.
@@ -315,6 +329,7 @@ pub(crate) struct Places<'a> {
 }
 
 /// The address of the host with this number, counted from 1.
-pub(crate) fn migration_address(number: usize) -> Ipv4Addr {
-    Ipv4Addr::new(10, 77, 0, u8::try_from(number).unwrap_or(u8::MAX))
+pub(crate) fn migration_address(site: usize, number: usize) -> Ipv4Addr {
+    let byte = |value: usize| u8::try_from(value).unwrap_or(u8::MAX);
+    Ipv4Addr::new(10, 77, byte(site), byte(number))
 }

@@ -45,6 +45,7 @@ pub(crate) fn write_for_guest(path: &Path, base: &Path, config: &GuestConfig) ->
             .map(|agent| AgentSpec { args: agent.args.clone(), env: agent.env.clone() }),
         workload: config.workload,
         hog_threads: config.hog_threads,
+        gateway: config.gateway,
         from_disk: false,
     })?;
     let mut archive = Archive::default();

@@ -6,13 +6,15 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, OnceLock, PoisonError},
     thread,
+    time::Duration,
 };
 
 use crate::{
+    announcement,
     client::Client,
     cpuset::Cpuset,
     error::{Doing as _, Error, Result},
-    fabric::Fabric,
+    fabric::{Access, Fabric},
     guardian::{Belonging, Guardian},
     guest::{Guest, GuestConfig},
     host::{Host, HostConfig, Places, migration_address},
@@ -34,6 +36,8 @@ pub struct LabConfig {
     pub hosts: Vec<HostConfig>,
     /// Whether hosts have certificates, so that `virsh migrate --tls` works.
     pub tls: bool,
+    /// How long a packet takes from one site to the other, if hosts are at two.
+    pub sites_apart: Duration,
     /// A static `coms-agent` for the guests (see [`crate::build_agent`]).
     pub agent: Option<PathBuf>,
     /// A static `coms` for the guests.
@@ -41,10 +45,10 @@ pub struct LabConfig {
 }
 
 impl Default for LabConfig {
-    /// h1 on CPU 0 and h2 on CPU 1, no certificates, no agent.
+    /// h1 on CPU 0 and h2 on CPU 1 at one site, no certificates, no agent.
     fn default() -> LabConfig {
         let hosts = vec![HostConfig::new("h1").cpu(0), HostConfig::new("h2").cpu(1)];
-        LabConfig { hosts, tls: false, agent: None, cli: None }
+        LabConfig { hosts, tls: false, sites_apart: Duration::from_millis(20), agent: None, cli: None }
     }
 }
 
@@ -92,8 +96,10 @@ impl Lab {
         let log_dir = crate::workspace_root().join("target/lab").join(&id);
         fs::create_dir_all(&log_dir).doing(|| format!("making {}", log_dir.display()))?;
 
-        let fabric = Fabric::new()?;
-        guardian.entrust(Belonging::NetOf(fabric.holder_pid()))?;
+        let fabric = Fabric::new(if config.hosts.iter().any(|host| host.site != 0) { 2 } else { 1 })?;
+        for holder in fabric.holder_pids() {
+            guardian.entrust(Belonging::NetOf(holder))?;
+        }
         let lab = Lab {
             inner: Arc::new(Inner {
                 id,
@@ -110,7 +116,7 @@ impl Lab {
                 guardian: Mutex::new(Some(guardian)),
             }),
         };
-        lab.inner.fabric.build()?;
+        lab.inner.fabric.build(config.sites_apart)?;
         let inner = &lab.inner;
         let (hosts, image) = thread::scope(|scope| {
             let image = scope
@@ -120,6 +126,9 @@ impl Lab {
         });
         image?;
         let _ = inner.hosts.set(hosts?);
+        if inner.fabric.has_two_sites() {
+            inner.hosts().iter().try_for_each(|host| announcement::follow(inner, host))?;
+        }
         let _ = inner.control.set(inner.client("control", CONTROL_IP)?);
         Ok(lab)
     }
@@ -147,9 +156,41 @@ impl Lab {
         self.inner.hosts()
     }
 
-    /// A new client on the guests' LAN, with any IPv4 address.
+    /// A new client on the guests' LAN (that of site 0), with any IPv4 address; with two sites, one of the guests' network.
     pub fn client(&self, name: &str, ip: Ipv4Addr) -> Result<Client> {
         self.inner.client(name, ip)
+    }
+
+    /// A new client behind a site's router that has every address of a network, and speaks as the second of it.
+    /// `rate_mbit`: what its line brings it at most. Only with two sites.
+    pub fn client_at(
+        &self,
+        site: usize,
+        name: &str,
+        net: (Ipv4Addr, u8),
+        rate_mbit: Option<u32>,
+    ) -> Result<Client> {
+        let access = Access { site, net: net.0, prefix: net.1, rate_mbit };
+        let ip = Ipv4Addr::from_bits(net.0.to_bits().saturating_add(1));
+        let client = Client::new(name, ip, &self.inner.log_dir)?;
+        self.inner.entrust(Belonging::NetOf(client.node().holder_pid()))?;
+        self.inner.fabric.connect_network(client.node(), ip, &access)?;
+        Ok(client)
+    }
+
+    /// Limits what the line between the two sites carries each way.
+    pub fn set_line_rate_mbit(&self, rate_mbit: Option<u32>) -> Result<()> {
+        self.inner.fabric.line().map(|line| line.set_rate_mbit(rate_mbit))
+    }
+
+    /// Changes how long a packet takes from one site to the other.
+    pub fn set_sites_apart(&self, one_way: Duration) -> Result<()> {
+        self.inner.fabric.line().map(|line| line.set_delay(one_way))
+    }
+
+    /// Cuts (`false`) or mends the line between the two sites: packets vanish, nobody is told.
+    pub fn set_line(&self, up: bool) -> Result<()> {
+        self.inner.fabric.line().map(|line| line.set_up(up))
     }
 
     /// Starts a guest on a host and waits until its user space answers.
@@ -250,7 +291,7 @@ fn start_hosts(inner: &Arc<Inner>, config: &LabConfig) -> Result<Vec<Host>> {
     let configs = &config.hosts;
     let mut hosts_file = String::from("127.0.0.1 localhost\n");
     for (index, config) in configs.iter().enumerate() {
-        hosts_file += &format!("{} {}\n", migration_address(index + 1), config.name);
+        hosts_file += &format!("{} {}\n", migration_address(config.site, index + 1), config.name);
     }
     let hosts_file = hosts_file.as_str();
     thread::scope(|scope| {
@@ -286,7 +327,7 @@ fn start_host(
     let places = Places { dir: &dir, log: &inner.log_dir, hosts_file, authority };
     let host = Host::new(config, number, &Arc::downgrade(inner), places, cpuset)?;
     inner.entrust(Belonging::NetOf(host.node().holder_pid()))?;
-    inner.fabric.connect_host(host.number(), host.node(), host.ip())?;
+    inner.fabric.connect_host(host.number(), host.site(), host.node(), host.ip())?;
     if config.rate_mbit.is_some() {
         host.set_rate_mbit(config.rate_mbit)?;
     }
@@ -301,6 +342,9 @@ fn check_names(config: &LabConfig) -> Result<()> {
     };
     if let Some(host) = config.hosts.iter().find(|host| !fits(&host.name)) {
         return Err(Error::Unfit(format!("host name {:?}: 1 to 8 of a-z, 0-9 and -", host.name)));
+    }
+    if let Some(host) = config.hosts.iter().find(|host| host.site > 1) {
+        return Err(Error::Unfit(format!("host {} at site {}: sites are 0 and 1", host.name, host.site)));
     }
     if !(1..=200).contains(&config.hosts.len()) {
         return Err(Error::Unfit(format!("{} hosts: a lab has 1 to 200", config.hosts.len())));

@@ -14,19 +14,24 @@
 //!
 //! A host is a network, mount and UTS namespace with directories and a libvirtd of its own ([`Host`]);
 //! guests ([`Guest`]) run under TCG from a Debian kernel and a root file system in memory; clients
-//! ([`Client`]) are on the guests' LAN. Nothing leaves the lab, and nothing of it stays: one guardian
+//! ([`Client`]) are on the guests' LAN, or have networks of their own at one of two sites that only a slow line joins
+//! (`fabric.rs`). Nothing leaves the lab, and nothing of it stays: one guardian
 //! process cleans up, whether the lab is dropped, its process panics, or is killed (`guardian.sh`).
 //!
 //! `tests/setup.sh` installs what it needs. It must be root. Every figure measured here is `accel=tcg`.
 
+mod announcement;
 mod build;
 mod client;
+mod conversation;
 mod cpio;
 mod cpuset;
 mod debian;
 mod domain_xml;
+mod download;
 mod error;
 mod fabric;
+mod forge;
 mod guardian;
 mod guest;
 pub mod guest_spec;
@@ -38,15 +43,21 @@ mod node;
 pub mod nonsense;
 mod process;
 mod random;
+mod relay;
 mod requirements;
 mod tls;
 mod udp_echo;
 
+pub use announcement::Announcements;
 pub use build::{
-    AgentBinaries, build_agent, build_agent_with_faults, build_lab_guest, build_plugins, workspace_root,
+    AgentBinaries, build_agent, build_agent_with_faults, build_lab_guest, build_plugins, building, keep,
+    workspace_root,
 };
 pub use client::Client;
+pub use conversation::{Conversation, Conversations, Talk};
+pub use download::{Download, Sample};
 pub use error::{Error, Result};
+pub use fabric::GUEST_NET;
 pub use guest::{AgentConfig, ExecOutput, Guest, GuestConfig, GuestFile, Line, System};
 pub use guest_spec::Workload;
 pub use host::{Host, HostConfig};

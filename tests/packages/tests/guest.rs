@@ -12,6 +12,9 @@ use std::time::Duration;
 /// libvirt attaches to it by itself. A VM mostly has it, and with it the controller that hot-plugging needs.
 const QGA_PORT: &str = "org.qemu.guest_agent.0";
 
+/// Not where a customer would have it: purging is to leave nothing.
+const COUNTRIES: &str = "/root/countries.mmdb";
+
 fn debian(packages: &Packages, name: &str) -> Result<GuestConfig> {
     let file = |deb: &Path| -> Result<GuestFile> {
         let name = deb.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -24,7 +27,11 @@ fn debian(packages: &Packages, name: &str) -> Result<GuestConfig> {
         persistent: true,
         port: false,
         more_ports: vec![QGA_PORT.into()],
-        files: vec![file(&packages.agent_deb)?, file(&packages.plugins_deb)?],
+        files: vec![
+            file(&packages.agent_deb)?,
+            file(&packages.plugins_deb)?,
+            coms_story::geo::database(COUNTRIES)?,
+        ],
         ..GuestConfig::default()
     })
 }
@@ -76,6 +83,9 @@ fn installed_without_a_port_plugged_in_moved_removed_and_purged() -> Result<()> 
 
     let readme = page("I own a VM")?;
     let (install, rest) = readme.lines.split_first().ok_or("no lines")?;
+    let [asked, clients, plugins] = readme.more.as_slice() else {
+        return Err(format!("README's page has other blocks now: {:?}", readme.more).into());
+    };
     let said = typed(&guest, install)?;
     println!("{said}");
     without_the_port_it_is_harmless(&guest, &failed_before)?;
@@ -85,12 +95,10 @@ fn installed_without_a_port_plugged_in_moved_removed_and_purged() -> Result<()> 
     }
     its_customer_moved_it(&hosts, &guest)?;
     what_it_is(&guest)?;
+    it_counts_its_clients_and_captures_where_its_unit_is_let(&guest, clients)?;
     nothing_is_plugged_while_it_moves(&hosts, &guest)?;
     its_configuration_stays(&guest, install)?;
     unplugged_and_plugged_in_again(&hosts, &guest)?;
-    let [asked, plugins] = readme.more.as_slice() else {
-        return Err(format!("README's page has other blocks now: {:?}", readme.more).into());
-    };
     asked_and_postponed(&hosts, &guest, asked)?;
     plugins_measure(&guest, plugins)?;
 
@@ -265,6 +273,48 @@ fn what_it_is(guest: &Guest) -> Result<()> {
     let unit = guest.sh("systemctl show -P MemoryCurrent coms-agent; systemd-analyze security --no-pager coms-agent | tail -n 1")?;
     println!("accel=tcg; agent in the systemd guest: {}; unit: {}", memory.replace('\n', " "), unit.trim());
     Ok(())
+}
+
+/// README's line for those who follow their clients, and agent.toml's for a capture of short connections, typed as they are
+/// there; taken back afterwards.
+fn it_counts_its_clients_and_captures_where_its_unit_is_let(
+    guest: &Guest,
+    lines_of_readme: &[String],
+) -> Result<()> {
+    let toml = guest.sh("cat /etc/coms/agent.toml")?;
+    let said = toml.split_once("systemctl edit coms-agent, and add:\n").ok_or("no lines for the unit")?.1;
+    let lines: Vec<&str> = said.lines().map_while(|l| l.strip_prefix("#   ")).collect();
+    assert!(lines.len() >= 3, "{lines:?}");
+    let why_not = |restart: &str| -> Result<String> {
+        guest.sh(restart)?;
+        // The agent comes back to its host, and has looked at its clients.
+        wait("the agent to count clients", 120, || {
+            Ok(coms_within(guest, &["clients"], Duration::from_secs(20))?.0 == 0
+                && coms(guest, &["clients"])?["connections"].is_u64())
+        })?;
+        Ok(coms(guest, &["clients"])?["capture_error"].as_str().unwrap_or_default().to_owned())
+    };
+    // Who reads the database is the agent's user, who may not look into root's home.
+    guest.sh(&format!(
+        "cp /etc/coms/agent.toml /root/agent.toml; mv {COUNTRIES} /var/lib/coms/countries.mmdb; \
+         sed -i 's|^\\[clients\\]$|&\\ndatabase = \"/var/lib/coms/countries.mmdb\"\\ncapture = true|' /etc/coms/agent.toml"
+    ))?;
+    let without = why_not("systemctl restart coms-agent")?;
+    assert!(without.contains("CAP_NET_RAW"), "{without:?}");
+    for line in lines_of_readme {
+        println!("{}", typed(guest, line)?);
+    }
+    let place = "/etc/systemd/system/coms-agent.service.d";
+    let text = lines.join("\\n");
+    let with = why_not(&format!(
+        "mkdir -p {place}; printf '{text}\\n' >{place}/override.conf; systemctl daemon-reload; systemctl restart coms-agent"
+    ))?;
+    assert_eq!(with, "");
+    guest.sh(&format!(
+        "cp /root/agent.toml /etc/coms/agent.toml; rm -r {place} /var/lib/coms/countries.mmdb; systemctl daemon-reload; \
+         systemctl restart coms-agent"
+    ))?;
+    wait("the agent to talk again", 60, || Ok(coms(guest, &["status"])?["connected"] == true))
 }
 
 fn nothing_is_plugged_while_it_moves(hosts: &Hosts, guest: &Guest) -> Result<()> {

@@ -5,6 +5,7 @@ pub mod database;
 pub mod demo;
 pub mod faults;
 mod first;
+pub mod geo;
 mod measured;
 mod told;
 
@@ -15,7 +16,7 @@ pub use first::{FIRST, first_programs, first_sources};
 pub use measured::measured;
 use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -26,6 +27,10 @@ pub type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::
 /// Hosts are called so everywhere: long enough that finding one in a guest's bytes is no accident.
 pub const HOSTS: [&str; 3] = ["hostalfa", "hostbeta", "hostgama"];
 pub const REGIONS: [&str; 3] = ["north", "south", "west"];
+/// No guest hears of these either.
+pub const SITES: [&str; 2] = ["halfhill", "fullford"];
+/// Where brokers measure the way between sites.
+const LINK_PORT: u16 = 7466;
 
 /// Where a broker with stop points looks for the moment at which to stop, and where an agent does.
 pub const BROKER_STOPS_AT: &str = "/run/coms/stop-at";
@@ -44,23 +49,9 @@ pub fn programs() -> Result<&'static Programs> {
     if let Some(programs) = PROGRAMS.get() {
         return Ok(programs);
     }
-    let root = coms_lab::workspace_root();
-    let target = root.join("target");
-    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["build", "--quiet", "--release", "-p", "coms-broker", "--bins", "--target-dir"])
-        .arg(&target)
-        .current_dir(&root)
-        .stdin(Stdio::null())
-        .status()?;
-    if !status.success() {
-        return Err("cargo build -p coms-broker failed".into());
-    }
-    let bin = target.join("release");
-    let programs = Programs {
-        broker: bin.join("coms-broker"),
-        comsctl: bin.join("comsctl"),
-        guest: coms_lab::build_agent()?,
-    };
+    let target = coms_lab::workspace_root().join("target");
+    let (broker, comsctl) = build_broker(&["--bins"], &target.join("labs"))?;
+    let programs = Programs { broker, comsctl, guest: coms_lab::build_agent()? };
     Ok(PROGRAMS.get_or_init(|| programs))
 }
 
@@ -70,37 +61,30 @@ pub fn programs_with_stop_points() -> Result<&'static Programs> {
     if let Some(programs) = PROGRAMS.get() {
         return Ok(programs);
     }
-    // One after the other in one target directory: the last built would be what both tests run.
-    let comsctl = programs()?.comsctl.clone();
-    let target = coms_lab::workspace_root().join("target");
-    let kept = target.join("faults");
-    std::fs::create_dir_all(&kept)?;
+    let kept = coms_lab::workspace_root().join("target/faults");
+    let (broker, comsctl) = build_broker(&["--bins", "--features", "faults"], &kept)?;
+    let programs = Programs { broker, comsctl, guest: coms_lab::build_agent_with_faults(&kept)? };
+    Ok(PROGRAMS.get_or_init(|| programs))
+}
+
+/// `coms-broker` and `comsctl`, taken to a directory.
+fn build_broker(what: &[&str], to: &Path) -> Result<(PathBuf, PathBuf)> {
+    let _alone = coms_lab::building()?;
+    let root = coms_lab::workspace_root();
+    let target = root.join("target");
     let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args([
-            "build",
-            "--quiet",
-            "--release",
-            "-p",
-            "coms-broker",
-            "--bin",
-            "coms-broker",
-            "--features",
-            "faults",
-        ])
+        .args(["build", "--quiet", "--release", "-p", "coms-broker"])
+        .args(what)
         .arg("--target-dir")
         .arg(&target)
-        .current_dir(coms_lab::workspace_root())
+        .current_dir(&root)
         .stdin(Stdio::null())
         .status()?;
     if !status.success() {
-        return Err("cargo build -p coms-broker --features faults failed".into());
+        return Err(format!("cargo build -p coms-broker {} failed", what.join(" ")).into());
     }
-    let broker = kept.join("coms-broker");
-    let half = kept.join("coms-broker.new");
-    std::fs::copy(target.join("release/coms-broker"), &half)?;
-    std::fs::rename(&half, &broker)?;
-    let programs = Programs { broker, comsctl, guest: coms_lab::build_agent_with_faults(&kept)? };
-    Ok(PROGRAMS.get_or_init(|| programs))
+    let keep = |name: &str| coms_lab::keep(&target.join("release").join(name), to);
+    Ok((keep("coms-broker")?, keep("comsctl")?))
 }
 
 /// A lab with a broker on each host.
@@ -122,6 +106,12 @@ pub struct Settings {
     pub notice: String,
     /// Each host's CPU, and its link's rate.
     pub hosts: Vec<(usize, Option<u32>)>,
+    /// Which of two sites each host is at; empty: all at one, and brokers know of no sites.
+    pub sites: Vec<usize>,
+    /// More tables, such as `[[regions]]` and `[network]`.
+    pub places: String,
+    /// More lines of `[link]`, where there are sites.
+    pub link: String,
     /// Hosts have no CPU of their own: the test says who runs where.
     pub free_cpus: bool,
     /// A host of which only so much memory counts.
@@ -149,6 +139,9 @@ impl Default for Settings {
             limits: "cooldown_s = 0\nrequests_per_minute = 600".into(),
             notice: String::new(),
             hosts: vec![(0, None), (1, None)],
+            sites: Vec::new(),
+            places: String::new(),
+            link: String::new(),
             free_cpus: false,
             memory_mib: None,
             stop_points: false,
@@ -161,8 +154,9 @@ impl Stage {
     /// Hosts up, brokers running.
     pub fn up(settings: Settings) -> Result<Stage> {
         let programs = settings.programs()?;
-        let hosts = settings.hosts.iter().zip(HOSTS).map(|((cpu, rate), name)| {
-            let host = HostConfig::new(name);
+        let sites = settings.sites.iter().copied().chain(std::iter::repeat(0));
+        let hosts = settings.hosts.iter().zip(HOSTS).zip(sites).map(|(((cpu, rate), name), site)| {
+            let host = HostConfig::new(name).site(site);
             let host = if settings.free_cpus { host } else { host.cpu(*cpu) };
             rate.map_or(host.clone(), |r| host.rate_mbit(r))
         });
@@ -188,15 +182,24 @@ impl Stage {
     /// `/etc/coms/broker.toml` of one host.
     fn broker_toml(&self, me: usize) -> String {
         let mut toml = format!(
-            "[host]\nname = \"{}\"\nregion = \"{}\"\ncpus = 1\n\n[guests]\nenabled = {}\n\n[aliases]\nkey_file = \
+            "[host]\nname = \"{}\"\nregion = \"{}\"\ncpus = 1\n{}\n[guests]\nenabled = {}\n\n[aliases]\nkey_file = \
              \"/etc/coms/alias.key\"\n\n[debug]\nrecord_links = \"/var/lib/coms/links\"\n\n[limits]\n{}\n",
-            HOSTS[me], REGIONS[me], self.settings.enabled, self.settings.limits
+            HOSTS[me],
+            REGIONS[me],
+            self.site_lines(me, false),
+            self.settings.enabled,
+            self.settings.limits
         );
         // While hosts are upgraded: the first version leaves no sign of life.
         let first = &self.settings.first_version;
         if !first.is_empty() && !first.contains(&me) {
             toml.push_str("require_broker = false\n");
         }
+        if !self.settings.sites.is_empty() {
+            let listen = format!("{}:{LINK_PORT}", self.host(me).ip());
+            toml.push_str(&format!("\n[link]\nlisten = \"{listen}\"\n{}\n", self.settings.link));
+        }
+        toml.push_str(&format!("\n{}\n", self.settings.places));
         if !self.settings.notice.is_empty() {
             toml.push_str(&format!("\n[notice]\n{}\n", self.settings.notice));
         }
@@ -207,11 +210,20 @@ impl Stage {
                 REGIONS[i],
                 self.host(i).libvirt_uri_remote()
             ));
+            toml.push_str(&self.site_lines(i, true));
             if let Some((_, mib)) = self.settings.memory_mib.filter(|(name, _)| *name == HOSTS[i]) {
                 toml.push_str(&format!("memory_mib = {mib}\n"));
             }
         }
         toml
+    }
+
+    /// What is said of a host's place, where there are sites.
+    fn site_lines(&self, i: usize, with_link: bool) -> String {
+        let Some(site) = self.settings.sites.get(i) else { return String::new() };
+        let ip = self.host(i).ip();
+        let link = if with_link { format!("link = \"{ip}:{LINK_PORT}\"\n") } else { String::new() };
+        format!("site = \"{}\"\naddress = \"{ip}\"\n{link}", SITES[*site])
     }
 
     pub fn start_broker(&mut self, i: usize) -> Result<()> {

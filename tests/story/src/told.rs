@@ -1,6 +1,6 @@
 //! Every byte that a broker sent to a guest, searched for what a guest must not know.
 
-use crate::{HOSTS, Result, Stage};
+use crate::{HOSTS, Result, SITES, Stage};
 use coms_protocol::frame::Decoder;
 
 /// Fails if a host's name, an address, a URI or a path was sent to a guest, whole frames and raw bytes alike;
@@ -10,6 +10,7 @@ pub fn check_nothing_of_the_host_was_told(stage: &Stage, guests: usize) -> Resul
         ["qemu+", "qemu:", "tcp:", "://", "/system", "/var/lib", "/run/", "libvirt", "virErr"]
             .into_iter()
             .chain(HOSTS)
+            .chain(SITES)
             .map(str::to_lowercase)
             .collect();
     let mut hosts = Vec::new();

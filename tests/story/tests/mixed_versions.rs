@@ -3,6 +3,7 @@
 
 use coms_lab::{Guest, GuestConfig, GuestFile};
 use coms_story::*;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 /// Asks in the guest, moves, and is told once.
@@ -51,13 +52,31 @@ fn agents_and_brokers_of_the_first_version_and_of_this_one_move_vms_between_them
         vec![file("/usr/bin/coms-agent", &first.guest.agent)?, file("/usr/bin/coms", &first.guest.cli)?];
     let older = GuestConfig { name: "older".into(), files, ..GuestConfig::default() };
     let older = stage.boot(0, older, "")?;
-    let newer = GuestConfig { name: "newer".into(), ip: [10, 78, 0, 2].into(), ..GuestConfig::default() };
-    let newer = stage.boot(0, newer, "")?;
+    let files = vec![geo::database(geo::DATABASE)?];
+    let newer =
+        GuestConfig { name: "newer".into(), ip: [10, 78, 0, 2].into(), files, ..GuestConfig::default() };
+    let follows =
+        geo::agent_toml(1).replace("min_clients = 20", "min_clients = 1\nregions = { south = [\"FR\"] }");
+    let newer = stage.boot(0, newer, &follows)?;
     // They are what they are called: only one of the two knows of hosts.
     let knows_hosts =
         |guest: &Guest| guest.exec_with(&["coms", "hosts", "--help"], "", Duration::from_secs(10));
     assert_ne!(knows_hosts(&older)?.status, 0, "the older coms is not old");
     assert_eq!(knows_hosts(&newer)?.status, 0);
+
+    // Its clients are elsewhere, and the host has no word for that: it is not asked, and what it is asked still works.
+    let paris = stage.lab.client("paris", Ipv4Addr::new(2, 4, 0, 1))?;
+    let talk = paris.converse(newer.ip(), &[paris.ip()], geo::BUSY)?;
+    let asks_not = |why: &str| -> Result<bool> {
+        Ok(coms(&newer, &["clients"])?["asks_not"].as_str().is_some_and(|said| said.contains(why)))
+    };
+    stage.wait("it to be for a broker that understands", 60, || {
+        asks_not("has not said that it understands")
+    })?;
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(events_named(&newer, "asked")?.len(), 0);
+    drop(talk);
+    stage.wait("its client to be forgotten", 60, || asks_not("too few clients"))?;
 
     // From a host of the first version to one of this.
     for guest in [&older, &newer] {

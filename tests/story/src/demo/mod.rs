@@ -5,6 +5,8 @@
 
 mod echo;
 mod follow;
+mod geo;
+mod geo_svg;
 mod measure;
 mod notice;
 mod plugin;
@@ -28,7 +30,7 @@ struct Scenario {
     play: fn(&mut Screen) -> Result<Vec<String>>,
 }
 
-const SCENARIOS: [Scenario; 4] = [
+const SCENARIOS: [Scenario; 5] = [
     Scenario {
         name: "neighbours",
         about: "a VM whose neighbours get busy asks to move, and is itself again (the COMS paper's Figure 1)",
@@ -48,6 +50,11 @@ const SCENARIOS: [Scenario; 4] = [
         name: "plugin",
         about: "a Nagios check of PostgreSQL's speed, as the customer has it already, makes the VM move",
         play: plugin::plugin,
+    },
+    Scenario {
+        name: "geo",
+        about: "a VM follows its clients to another site, and they get more of it (the COMS paper's Figure 2)",
+        play: geo::geo,
     },
 ];
 
@@ -115,6 +122,6 @@ fn help() -> String {
         out += &format!("  {:<12}{}\n", s.name, s.about);
     }
     out += "\nExit status: 0 shown; 1 not shown, with the reason; 2 wrong usage.\n\n\
-            Examples:\n  sudo make demo\n  sudo make demo S=neighbours\n  sudo make demo S=notice\n  sudo make demo S=plugin\n";
+            Examples:\n  sudo make demo\n  sudo make demo S=neighbours\n  sudo make demo S=notice\n  sudo make demo S=plugin\n  sudo make demo S=geo\n";
     out
 }

@@ -5,6 +5,7 @@ use std::io::{IsTerminal as _, Write as _};
 
 /// A bar's character stands for so much of a round.
 const MS_PER_CHAR: f64 = 25.0;
+const MBIT_PER_CHAR: f64 = 2.0;
 const LONGEST_BAR: usize = 60;
 
 /// Where lines go.
@@ -51,6 +52,14 @@ impl Screen {
         self.line(&format!("  {at_s:>5.0} s  {place:<6} round {round_ms:>5.0} ms  {bar}"));
     }
 
+    /// What a client got in the last second.
+    pub fn rate(&mut self, at_s: f64, place: &str, mbit_s: f64) {
+        let length = ((mbit_s / MBIT_PER_CHAR).round().max(0.0) as usize).min(LONGEST_BAR);
+        let bar = self.paint("32", &if self.colours { "█" } else { "#" }.repeat(length));
+        let at_s = at_s.round() + 0.0;
+        self.line(&format!("  {at_s:>5.0} s  {place:<6} {mbit_s:>5.0} Mbit/s  {bar}"));
+    }
+
     /// An event of the guest's agent.
     pub fn event(&mut self, at_s: f64, whose: &str, event: &Value) {
         if let Some(text) = sentence(event) {
@@ -91,6 +100,15 @@ fn sentence(event: &Value) -> Option<String> {
             ms("/baseline_ms")
         ),
         "workload_recovered" => format!("well again: {} {}", word("/metric"), ms("/now_ms")),
+        "clients_elsewhere" => format!(
+            "most of its clients are in {}: {} of 1000, and {} of 1000 bytes",
+            word("/region"),
+            word("/clients_permille"),
+            word("/traffic_permille")
+        ),
+        "asked" if event["reason"] == "clients" => {
+            format!("asked to be nearer to its clients, in {}", word("/evidence/0/workload"))
+        }
         "asked" => format!(
             "asked to be moved: {} {} {}",
             word("/evidence/0/workload"),

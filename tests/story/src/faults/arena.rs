@@ -307,7 +307,7 @@ pub fn boot_id(guest: &Guest) -> Result<String> {
     Ok(guest.sh("cat /proc/sys/kernel/random/boot_id")?)
 }
 
-fn is_stopped(pid: u32) -> bool {
+pub fn is_stopped(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // After the name, which may contain anything.
     stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'))

@@ -9,7 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use coms_lab::guest_spec::{ADDED_DIR, GuestSpec, SPEC_PATH};
+use coms_lab::{
+    GUEST_NET,
+    guest_spec::{ADDED_DIR, GuestSpec, SPEC_PATH},
+};
 
 use crate::Outcome;
 
@@ -45,8 +48,14 @@ fn set_up() -> Outcome {
     busybox(&["ip", "link", "set", "lo", "up"])?;
     busybox(&["ip", "address", "add", &format!("{}/32", spec.ip), "dev", "eth0"])?;
     busybox(&["ip", "link", "set", "eth0", "up"])?;
-    // Whoever asks is on this link: clients may have any address.
-    busybox(&["ip", "route", "add", "default", "dev", "eth0"])?;
+    match spec.gateway {
+        // Whoever asks is on this link: clients may have any address.
+        None => busybox(&["ip", "route", "add", "default", "dev", "eth0"])?,
+        Some(gateway) => {
+            busybox(&["ip", "route", "add", GUEST_NET, "dev", "eth0"])?;
+            busybox(&["ip", "route", "add", "default", "via", &gateway.to_string()])?;
+        }
+    }
     if spec.from_disk {
         return go_on_from_disk();
     }

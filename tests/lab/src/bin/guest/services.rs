@@ -3,21 +3,27 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, BufRead as _, BufReader, Read, Write as _},
-    net::{Ipv4Addr, TcpListener, UdpSocket},
+    net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket},
     process::{Command, Stdio},
     thread,
     time::Duration,
 };
 
-use coms_lab::guest_spec::{AgentSpec, ECHO_PORT, EXEC_PORT};
+use coms_lab::guest_spec::{AgentSpec, ECHO_PORT, EXEC_PORT, STREAM_PORT};
 
 use crate::{Outcome, exec, init::read_spec};
 
 const AGENT: &str = "/usr/bin/coms-agent";
 const AGENT_LOG: &str = "/var/log/coms-agent.stderr";
 
-/// Sends every packet back.
+/// Sends every packet back, and over TCP every byte; and on another port bytes without end.
 pub(crate) fn echo() -> Outcome {
+    let (echoing, streaming) = (
+        TcpListener::bind((Ipv4Addr::UNSPECIFIED, ECHO_PORT))?,
+        TcpListener::bind((Ipv4Addr::UNSPECIFIED, STREAM_PORT))?,
+    );
+    thread::spawn(move || serve_each(&echoing, |mut from, mut to| io::copy(&mut from, &mut to).map(drop)));
+    thread::spawn(move || serve_each(&streaming, |_, to| stream(to)));
     // Ahead of the guest's own work: what it measures is the machine, not the guest's load.
     rustix::process::setpriority_process(None, -10)?;
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, ECHO_PORT))?;
@@ -26,6 +32,21 @@ pub(crate) fn echo() -> Outcome {
         if let Ok((length, from)) = socket.recv_from(&mut packet) {
             let _ = socket.send_to(&packet[..length], from);
         }
+    }
+}
+
+fn serve_each(listener: &TcpListener, serve: fn(TcpStream, TcpStream) -> io::Result<()>) {
+    for from in listener.incoming().flatten() {
+        let _ = from.set_nodelay(true);
+        // Ends with the connection.
+        thread::spawn(move || from.try_clone().and_then(|to| serve(from, to)));
+    }
+}
+
+fn stream(mut to: TcpStream) -> io::Result<()> {
+    let bytes = [b'x'; 1 << 16];
+    loop {
+        to.write_all(&bytes)?;
     }
 }
 
