@@ -14,6 +14,7 @@ B ?=
 
 help:
 	@echo "make demo        a VM saves itself from noisy neighbours (needs root; < 5 min after building)"
+	@echo "                 S=notice, S=random, S=plugin or S=geo: other scenarios"
 	@echo "make test        every test, on real libvirt hosts and guests (needs root; about 45 min)"
 	@echo "make bench       measures what is promised, into target/bench (needs root; about 40 min on a quiet machine)"
 	@echo "make test-quick  the tests that need no root and no VM"
@@ -39,7 +40,8 @@ packages:
 	@bash tests/setup.sh packages
 	@bash packaging/make-packages.sh
 
-demo: setup
+demo:
+	@bash tests/setup.sh $(if $(filter plugin,$(S)),services)
 	$(CARGO) run --quiet --release -p coms-story --bin coms-demo -- $(S)
 
 bench:
@@ -51,9 +53,10 @@ test: setup test-quick test-lab
 test-quick:
 	$(CARGO) test --workspace --exclude coms-lab --exclude coms-story --exclude coms-packages
 
-# One lab after the other: each has the machine's CPUs to itself.
-test-lab: setup
-	$(CARGO) test -p coms-lab -p coms-story -- --test-threads=1
+# Which labs have the machine's CPUs to themselves, and which are played two at a time: tests/run-labs.sh.
+test-lab:
+	@bash tests/setup.sh services
+	CARGO="$(CARGO)" bash tests/run-labs.sh
 
 # Every row of the fault table, into target/faults/table.md. FAULTS="operator,copying" picks
 # rows by words of their names, FAULTS=3,10-19 by their places, FAULTS=open those that have not held yet.
