@@ -33,6 +33,8 @@ play() {
     if $cargo test -p coms-story --test "$1" -- --test-threads=1 >"$out/$1" 2>&1; then said=ok; else said=FAILED; fi
     flock "$out" cat "$out/$1"
     echo "== $1: $said, $((SECONDS - begun)) s"
+    # Once more, where one looks first: at the end.
+    [ $said = ok ] || grep -h -A4 "^Error: \|panicked at" "$out/$1" | cut -c1-1500 | sed 's/^/   /'
     [ $said = ok ]
 }
 export -f play

@@ -430,6 +430,7 @@ impl Broker {
             only: kept.only.clone(),
             wants_relief: false,
             received: now.mono.saturating_sub(received),
+            choosing_since: now.mono,
             accepted: true,
             destination: None,
             considered: Vec::new(),

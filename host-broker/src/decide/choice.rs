@@ -6,7 +6,7 @@ use super::geo::Known;
 use super::guest::{Move, Plan};
 use super::load;
 use super::moves::End;
-use super::placement::{self, Candidate, Demand};
+use super::placement::{self, Candidate, Considered, Decision, Demand, Verdict};
 use super::requests::REMEASURE;
 use crate::action::Action;
 use crate::event::{Answer, Now};
@@ -26,10 +26,15 @@ const SURVEY_WITHIN: Duration = Duration::from_secs(1);
 /// may be under way.
 const SURVEY_WITHIN_FAR: Duration = Duration::from_secs(4);
 
+/// Where no other host will do, one that answered lately is asked again for so long: a libvirtd that stalls for two seconds is
+/// not a reason to refuse an order that waited for its guest until now.
+const ASK_AGAIN_FOR: Duration = Duration::from_secs(5);
+
 impl Broker {
     /// Step 4 begins: the hosts are asked, once each of them was looked at.
-    pub(super) fn survey(&mut self, now: Now, uuid: Uuid, plan: Plan) {
+    pub(super) fn survey(&mut self, now: Now, uuid: Uuid, mut plan: Plan) {
         let migration = plan.migration;
+        plan.choosing_since = now.mono;
         let Some(guest) = self.guests.get_mut(&uuid) else { return };
         guest.mv = Move::Choosing(plan);
         if let Some(record) = self.record_mut(migration).filter(|r| r.state != MoveState::Choosing) {
@@ -54,6 +59,13 @@ impl Broker {
         for uuid in std::mem::take(&mut self.to_survey) {
             self.ask_hosts(now, uuid);
         }
+    }
+
+    /// Some host did not answer this time, and did lately.
+    fn may_answer_yet(&self, now: Now, decision: &Decision) -> bool {
+        let silent = |c: &&Considered| matches!(c.verdict, Verdict::NoAnswer);
+        let lately = |c: &Considered| self.hosts.get(&c.host).is_some_and(|h| h.answered_lately(now.mono));
+        decision.considered.iter().filter(silent).any(lately)
     }
 
     fn ask_hosts(&mut self, now: Now, uuid: Uuid) {
@@ -182,8 +194,13 @@ impl Broker {
         plan.considered = decision.considered.clone();
         plan.ranked = decision.ranked.iter().cloned().collect();
         plan.claim = claim;
+        let since = plan.choosing_since;
         let late = self.is_late(now, uuid);
         match decision.chosen.clone() {
+            // By the next look at any host, or the next tick.
+            None if !late && now.mono < since + ASK_AGAIN_FOR && self.may_answer_yet(now, &decision) => {
+                self.to_survey.push(uuid);
+            }
             None => {
                 let reason = if decision.only_its_network_in_the_way() {
                     DenyReason::Unreachable

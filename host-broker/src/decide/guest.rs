@@ -242,6 +242,8 @@ pub struct Plan {
     /// Only to a host that is less busy: the guest complains of this one.
     pub wants_relief: bool,
     pub received: Duration,
+    /// When its hosts were asked first.
+    pub choosing_since: Duration,
     /// The guest was told of it: that it is accepted, or that it is to come.
     pub accepted: bool,
     pub destination: Option<String>,

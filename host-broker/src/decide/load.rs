@@ -13,6 +13,8 @@ pub const WINDOW: Duration = Duration::from_secs(10);
 const SHORTEST: Duration = Duration::from_millis(1500);
 /// A host that has not answered for this long does not answer.
 pub const FRESH: Duration = Duration::from_secs(7);
+/// One that answered so lately may do so again in a moment.
+const LATELY: Duration = Duration::from_secs(15);
 
 /// Other brokers leave a sign of life this often ...
 pub const BEAT: Duration = Duration::from_secs(3);
@@ -105,6 +107,11 @@ impl History {
     /// Answered lately.
     pub fn is_fresh(&self, now: Duration) -> bool {
         self.trouble.is_none() && self.samples.back().is_some_and(|(t, _)| *t + FRESH >= now)
+    }
+
+    /// If it does not answer now, that began a moment ago.
+    pub fn answered_lately(&self, now: Duration) -> bool {
+        self.samples.back().is_some_and(|(t, _)| *t + LATELY >= now)
     }
 
     pub fn load(&self, cpus: Option<u32>, memory_kib: Option<u64>) -> Option<Load> {

@@ -55,6 +55,7 @@ impl Broker {
             only: None,
             wants_relief: false,
             received: now.mono,
+            choosing_since: now.mono,
             accepted: true,
             destination: self.host_by_uuid(ticket.destination).map(|h| h.name.clone()),
             considered: Vec::new(),

@@ -192,6 +192,7 @@ impl Broker {
             only: wish.only,
             wants_relief: wish.wants_relief,
             received: now.mono,
+            choosing_since: now.mono,
             accepted: false,
             destination: None,
             considered: Vec::new(),

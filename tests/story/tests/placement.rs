@@ -76,6 +76,24 @@ fn the_host_with_more_vms_but_less_load_is_chosen_and_a_hung_one_delays_nobody()
     assert!(waited_ms < 500.0, "a hung libvirtd delayed the call by {waited_ms} ms");
     assert!(verdicts(&record).contains(&(HOSTS[1].to_owned(), "no-answer".to_owned())), "{record}");
 
+    // It stalls for a moment only, and the operator wants no other host: the order waits for it, and is not refused.
+    stage.wait("the hung one to answer again", 40, || {
+        Ok(stage.comsctl(0, &["hosts"])?[1]["answers"] == true
+            && !stage.comsctl(0, &["hosts"])?[1]["broker"].is_null())
+    })?;
+    signal(hung, "STOP")?;
+    let order = ["migrate", guest.name(), "--to", HOSTS[1], "--expedite", "--no-wait"];
+    let ordered = stage.comsctl(0, &order);
+    std::thread::sleep(Duration::from_millis(2500));
+    signal(hung, "CONT")?;
+    let id = ordered?["migration"].as_str().ok_or("the order has no id")?.to_owned();
+    stage.wait("the order to be carried out", 60, || {
+        let record = stage.record(0, &id)?;
+        let state = record["state"].as_str().unwrap_or_default();
+        assert!(!["denied", "failed", "cancelled"].contains(&state), "{record}");
+        Ok(guest.current_host()?.name() == HOSTS[1])
+    })?;
+
     for other in crowd.into_iter().chain([busy]) {
         other.destroy()?;
     }

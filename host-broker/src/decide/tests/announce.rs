@@ -283,7 +283,7 @@ fn an_announced_move_that_is_called_off_is_told_whoever_wanted_it() {
         uuid: VM,
         migration: notice.migration,
         domain: Ok(Box::new(domain(DomainState::Running { arrived: false }))),
-        answers: Vec::new(),
+        answers: vec![Answer { host: "h2".into(), can_run: Err("another CPU".into()), has_it: false }],
     });
     assert!(matches!(told(&actions)[..], [HostToGuest::Cancelled(c)] if c.migration == notice.migration));
     // The guest's own.
@@ -295,7 +295,7 @@ fn an_announced_move_that_is_called_off_is_told_whoever_wanted_it() {
         uuid: VM,
         migration: announced(&actions).1.migration,
         domain: Ok(Box::new(domain(DomainState::Running { arrived: false }))),
-        answers: Vec::new(),
+        answers: vec![Answer { host: "h2".into(), can_run: Err("another CPU".into()), has_it: false }],
     });
     assert!(matches!(told(&actions)[..], [HostToGuest::Denied(_)]), "{actions:?}");
     // Cancelled by whoever wanted it, or by a pause.

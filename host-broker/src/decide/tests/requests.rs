@@ -180,6 +180,41 @@ fn a_host_that_does_not_answer_is_not_asked() {
 }
 
 #[test]
+fn a_host_that_answered_lately_is_asked_again_before_all_is_refused() {
+    let asked = |w: &mut World| {
+        let actions = w.event(Event::Tick);
+        find(&actions, |a| matches!(a, Action::Survey { .. })).is_some()
+    };
+    let silent = |w: &mut World| {
+        w.event(Event::Surveyed {
+            uuid: VM,
+            migration: MigrationId(1),
+            domain: Ok(Box::new(domain(DomainState::Running { arrived: false }))),
+            answers: Vec::new(),
+        })
+    };
+    // It answers the second time.
+    let mut w = World::source();
+    w.ask(1, Wishes::default());
+    assert_eq!(denied(&silent(&mut w)), []);
+    w.pass(1);
+    assert!(asked(&mut w));
+    let actions = w.hosts_answer(MigrationId(1));
+    assert!(find(&actions, |a| matches!(a, Action::WriteTicket { .. })).is_some(), "{actions:?}");
+
+    // It never does.
+    let mut w = World::source();
+    w.ask(1, Wishes::default());
+    for _ in 0..5 {
+        assert_eq!(denied(&silent(&mut w)), []);
+        w.pass(1);
+        assert!(asked(&mut w));
+    }
+    assert_eq!(denied(&silent(&mut w)), [DenyReason::NoDestination]);
+    assert!(!asked(&mut w));
+}
+
+#[test]
 fn a_list_that_failed_is_asked_for_again() {
     let mut w = World::source();
     let failed =
