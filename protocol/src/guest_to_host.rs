@@ -1,7 +1,9 @@
 //! What a guest may say. All of it is a claim: the broker checks what it can and believes nothing about
 //! outcomes or budgets.
 
-use crate::types::{Cause, EncryptionLevel, GapLaw, List, Metric, MigrationId, RequestId, RequestReason, Technique, Text};
+use crate::types::{
+    Cause, EncryptionLevel, GapLaw, List, Metric, MigrationId, RequestId, RequestReason, Technique, Text,
+};
 use serde::{Deserialize, Serialize};
 
 crate::messages! {

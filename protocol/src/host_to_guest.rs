@@ -2,7 +2,8 @@
 
 use crate::types::{
     Asked, DenyReason, Encryption, EncryptionLevel, FailReason, Figures, GapLaw, HostEntry, Initiator, List,
-    MigrationId, NoticeReason, Phase, Place, Protection, RandomState, RegionEntry, RequestId, Technique, Text,
+    MigrationId, NoticeReason, Phase, Place, Protection, RandomState, RegionEntry, RequestId, Technique,
+    Text,
 };
 use serde::{Deserialize, Serialize};
 

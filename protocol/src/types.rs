@@ -277,6 +277,12 @@ open_enum! {
     }
 }
 
+impl Default for EncryptionLevel {
+    fn default() -> Self {
+        Self::Never
+    }
+}
+
 impl EncryptionLevel {
     /// The stronger of two. What a newer peer means is not guessed: it is the strongest.
     pub fn or(self, other: Self) -> Self {

@@ -2,6 +2,7 @@
 //! that know nothing. Whatever happens, each request ends once, and each migration is told once.
 
 mod asked;
+mod protection;
 
 use super::request::Life;
 use super::*;
