@@ -277,6 +277,7 @@ open_enum! {
     }
 }
 
+#[expect(clippy::derivable_impls, reason = "the macro that makes the enumeration has no default")]
 impl Default for EncryptionLevel {
     fn default() -> Self {
         Self::Never

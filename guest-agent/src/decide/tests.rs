@@ -7,6 +7,7 @@ mod protection;
 use super::request::Life;
 use super::*;
 use crate::event::{Cancel, ClientId, Command, Counters, Measured, Migrate, Sample};
+use coms_protocol::GuestToHost;
 use coms_protocol::host_to_guest::{
     Accepted, AlreadyRunning, Cancelled, Completed, Denied, Failed, HostHello, HostToGuest, Notice, Resend,
 };

@@ -77,6 +77,9 @@ fn a_request_waits_until_the_host_has_shown_that_it_understands() {
     assert_eq!(guest.said(), "p:required");
     guest.hears(protected(Never, Never));
     assert_eq!(guest.said(), "e:required");
+    let request = guest.agent.state.life.asking().unwrap().request.clone();
+    let delivered = ProtectedRequest { request, level: Required };
+    guest.feed(Event::Link(Session::Delivered(delivered.into())));
     // Another broker is to be asked again; what it wants to hear again waits for that.
     guest.feed(met("b"));
     let request = guest.agent.state.life.asking().unwrap().request.id;
