@@ -39,7 +39,12 @@ impl TypedEncryption {
             });
         }
         let default = level("encryption.default", &self.default)?;
-        Ok(Encryption { certificates: self.certificates, default, rules })
+        Ok(Encryption {
+            certificates: self.certificates,
+            default,
+            tell_certificate: self.tell_certificate,
+            rules,
+        })
     }
 }
 

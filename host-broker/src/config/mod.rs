@@ -222,6 +222,8 @@ pub struct Encryption {
     pub certificates: Option<PathBuf>,
     /// For every move, at least.
     pub default: EncryptionLevel,
+    /// Guests hear the fingerprint of the certificate that is installed where they arrive: the same for all that do.
+    pub tell_certificate: bool,
     pub rules: Vec<EncryptionRule>,
 }
 

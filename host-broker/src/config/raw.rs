@@ -142,12 +142,13 @@ impl Default for TypedRandom {
 pub(super) struct TypedEncryption {
     pub certificates: Option<PathBuf>,
     pub default: String,
+    pub tell_certificate: bool,
     pub rules: Vec<TypedEncryptionRule>,
 }
 
 impl Default for TypedEncryption {
     fn default() -> Self {
-        Self { certificates: None, default: "never".into(), rules: Vec::new() }
+        Self { certificates: None, default: "never".into(), tell_certificate: true, rules: Vec::new() }
     }
 }
 

@@ -190,7 +190,7 @@ impl Broker {
             figures,
             told_after_ms: at.map(|at| now.mono.saturating_sub(at).as_millis() as u64),
         };
-        let certificate = self.my_certificate(now);
+        let certificate = self.my_certificate(now).filter(|_| self.config.encryption.tell_certificate);
         let enforced = ticket.channels.map(|Channels { ram, disk, control }| Enforced {
             migration,
             ram,

@@ -48,11 +48,9 @@ pub fn demand(policy: &Encryption, way: Way<'_>, wanted: EncryptionLevel) -> Dem
         forbidden |= rule.level == EncryptionLevel::Never;
     }
     let level = operator.or(wanted);
-    let by = match level {
-        EncryptionLevel::Never => None,
-        _ if level == EncryptionLevel::Never.or(wanted) => Some(Initiator::Customer),
-        _ => Some(Initiator::Operator),
-    };
+    let customers = EncryptionLevel::Never.or(wanted) == level;
+    let who = if customers { Initiator::Customer } else { Initiator::Operator };
+    let by = (level != EncryptionLevel::Never).then_some(who);
     Demand { level, by, forbidden }
 }
 
@@ -169,6 +167,7 @@ mod tests {
         let rules = prop::collection::vec(any_rule(), 0..5);
         (rules, 0u16..3).prop_map(|(rules, default)| Encryption {
             certificates: None,
+            tell_certificate: true,
             default: EncryptionLevel::from_number(default),
             rules,
         })
@@ -240,7 +239,8 @@ mod tests {
             level,
         };
         let level = |rule: EncryptionRule, name: &str, to: Option<&str>| {
-            let policy = Encryption { certificates: None, default: Never, rules: vec![rule] };
+            let policy =
+                Encryption { certificates: None, tell_certificate: true, default: Never, rules: vec![rule] };
             demand(&policy, way(name, to), Never).level
         };
         let tenant = || rule(&["acme-*"], &[], &[], Required);
@@ -265,7 +265,8 @@ mod tests {
 
     #[test]
     fn who_demands_it_is_said() {
-        let policy = |default| Encryption { certificates: None, default, rules: Vec::new() };
+        let policy =
+            |default| Encryption { certificates: None, tell_certificate: true, default, rules: Vec::new() };
         let by = |default, wanted| demand(&policy(default), way("a", None), wanted).by;
         assert_eq!(by(Never, Never), None);
         assert_eq!(by(Never, Required), Some(Initiator::Customer));
