@@ -52,6 +52,7 @@ done
 put_if 644 "$source/packaging/logrotate/coms-agent" usr/share/doc/coms-agent/examples/logrotate
 put_if 644 "$source/docs/random.md" usr/share/doc/coms-agent/random.md
 put_if 644 "$source/docs/geolocation.md" usr/share/doc/coms-agent/geolocation.md
+put_if 644 "$source/docs/encryption.md" usr/share/doc/coms-agent/encryption.md
 pages 1 "$docs"/coms.1 "$docs"/coms-*.1
 pages 5 "$docs"/coms-agent.toml.5
 pages 8 "$docs"/coms-agent.8
@@ -83,6 +84,7 @@ put_if 755 "$here/network/stretch-vxlan" usr/libexec/coms/stretch-vxlan
 put_if 644 "$source/docs/network-step.md" usr/share/doc/coms-broker/network-step.md
 put 644 "$here/libvirt/channel.xml" usr/share/coms-broker/channel.xml
 put_if 644 "$source/docs/random.md" usr/share/doc/coms-broker/random.md
+put_if 644 "$source/docs/encryption.md" usr/share/doc/coms-broker/encryption.md
 pages 5 "$docs"/coms-broker.toml.5
 pages 8 "$docs"/comsctl.8 "$docs"/comsctl-*.8 "$docs"/coms-broker.8
 completions comsctl

@@ -10,6 +10,7 @@ mod raw;
 mod target;
 
 pub use asked::Asked;
+pub use check::encryption_level;
 pub(crate) use check::technique;
 pub use clients::Clients;
 pub use coms_protocol::words::seconds;
@@ -17,7 +18,7 @@ pub use hook::{EVENTS, Hook};
 pub use random::{RandomMoves, between, gap_law};
 
 use crate::calendar::Calendar;
-use coms_protocol::types::{Metric, Technique, Text};
+use coms_protocol::types::{EncryptionLevel, Metric, Technique, Text};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -58,6 +59,8 @@ pub struct Config {
     pub clients: Option<Clients>,
     /// When moves are welcome.
     pub windows: Calendar,
+    /// How well every move is to be encrypted at least.
+    pub encryption: EncryptionLevel,
 }
 
 /// Who may do what at the socket: groups by name or number. Root may do everything.

@@ -5,7 +5,7 @@ use crate::config::{Config, RandomMoves};
 use crate::decide::clients::count::Look;
 use coms_protocol::Guest;
 use coms_protocol::session::EventOf;
-use coms_protocol::types::MigrationId;
+use coms_protocol::types::{EncryptionLevel, MigrationId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::time::Duration;
@@ -258,6 +258,8 @@ pub struct Migrate {
     pub before: Option<String>,
     /// Whatever the windows say.
     pub outside_windows: bool,
+    /// Encrypted so well at least.
+    pub encryption: Option<EncryptionLevel>,
     /// Watch from now on, as with [`Command::Watch`].
     pub watch: bool,
 }

@@ -10,9 +10,10 @@ use crate::decide::random::Wanted;
 use crate::decide::request::Life;
 use crate::decide::schedule::Scheduled;
 use crate::decide::windows::Override;
+use coms_protocol::host_to_guest::Enforced;
 use coms_protocol::types::{
-    Encryption, Figures, Initiator, Metric, MigrationId, NoticeReason, Place, RequestId, RequestReason,
-    Technique,
+    Encryption, Figures, Initiator, Metric, MigrationId, NoticeReason, Place, Protection, RequestId,
+    RequestReason, Technique, Text,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -62,6 +63,9 @@ pub struct State {
     /// What is wanted of random moves.
     #[serde(default)]
     pub random: Wanted,
+    /// How well a move was encrypted whose outcome has not been heard yet.
+    #[serde(default)]
+    pub enforced: Option<Enforced>,
     /// Where the guest was last.
     #[serde(default)]
     pub place: Option<Place>,
@@ -154,6 +158,9 @@ pub struct Record {
     pub technique: Option<Technique>,
     /// What protected it.
     pub encryption: Option<Encryption>,
+    /// The same, channel by channel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enforced: Option<Enforcement>,
     /// Where the guest was.
     pub from: Option<Place>,
     /// Where it went.
@@ -180,6 +187,19 @@ pub struct Record {
     pub gap: Gap,
     /// Whether it helped.
     pub effect: Option<Effect>,
+}
+
+/// What the hypervisors were told to enforce.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enforcement {
+    /// Memory and devices' state.
+    pub ram: Protection,
+    /// Copies of disks.
+    pub disk: Protection,
+    /// What the hypervisors said to each other.
+    pub control: Protection,
+    /// Of the certificate that is installed at the destination, as its broker reads it: not what was seen on the wire.
+    pub destination_certificate_sha256: Option<Text<64>>,
 }
 
 /// The blackout as the guest's clocks tell it. Milliseconds; absent is unknown.
@@ -233,6 +253,7 @@ impl State {
             check: None,
             usual: None,
             random: Wanted::default(),
+            enforced: None,
             place: None,
             schedules: Vec::new(),
             windows: None,

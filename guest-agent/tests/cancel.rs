@@ -16,7 +16,7 @@ const HERE: Duration = Duration::ZERO;
 /// What was said of requests (r) and cancels (c), in order.
 fn said(broker: &Broker) -> String {
     let word = |m: &GuestToHost| match m {
-        GuestToHost::Request(_) => 'r',
+        GuestToHost::Request(_) | GuestToHost::ProtectedRequest(_) => 'r',
         GuestToHost::Cancel(_) => 'c',
         GuestToHost::Ready(_)
         | GuestToHost::Hold(_)
@@ -29,7 +29,8 @@ fn said(broker: &Broker) -> String {
         GuestToHost::Attend(_)
         | GuestToHost::Ping(_)
         | GuestToHost::TimeQuery(_)
-        | GuestToHost::RegionsQuery(_) => ' ',
+        | GuestToHost::RegionsQuery(_)
+        | GuestToHost::Protect(_) => ' ',
     };
     broker.heard.iter().map(word).filter(|c| *c != ' ').collect()
 }

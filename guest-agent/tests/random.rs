@@ -38,7 +38,9 @@ fn said(broker: &Broker) -> Vec<Said> {
             | GuestToHost::Postpone(_)
             | GuestToHost::Veto(_)
             | GuestToHost::HostsQuery(_)
-            | GuestToHost::RegionsQuery(_) => {}
+            | GuestToHost::RegionsQuery(_)
+            | GuestToHost::Protect(_)
+            | GuestToHost::ProtectedRequest(_) => {}
         }
     }
     out

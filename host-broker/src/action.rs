@@ -83,12 +83,19 @@ pub enum Action {
         uuid: Uuid,
         migration: MigrationId,
         xml: String,
+        /// Written before it, where the VM does not arrive without.
+        seal: Option<String>,
     },
     ClearTicket {
         uuid: Uuid,
     },
     /// The schedule of random moves; None removes it. Answered by `Event::ScheduleWritten`.
     WriteSchedule {
+        uuid: Uuid,
+        xml: Option<String>,
+    },
+    /// How well its moves are to be encrypted; None removes it. Answered by `Event::SealWritten`.
+    WriteSeal {
         uuid: Uuid,
         xml: Option<String>,
     },
@@ -124,7 +131,8 @@ pub enum Action {
     Resume {
         uuid: Uuid,
     },
-    /// Leave a sign of life for the other hosts' brokers. Answered by `Event::Marked`.
+    /// Leave a sign of life for the other hosts' brokers, with what this host's certificates are just then. Answered by
+    /// `Event::Marked`.
     Beat(Mark),
     /// Remember across restarts whether customers' moves are paused.
     KeepPaused(bool),

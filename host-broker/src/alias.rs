@@ -1,6 +1,7 @@
 //! What a guest may know a host by: an alias keyed per guest, so that two guests cannot find out from theirs
 //! whether they share a host.
 
+use crate::seal::WaybillKey;
 use coms_protocol::types::Text;
 use uuid::Uuid;
 
@@ -16,6 +17,11 @@ impl AliasKey {
     /// By which brokers of one pool know each other.
     pub fn link_key(&self) -> [u8; 32] {
         blake3::derive_key("coms 2026 link between brokers", &self.0)
+    }
+
+    /// By which they know their waybills.
+    pub fn waybill_key(&self) -> WaybillKey {
+        WaybillKey(blake3::derive_key("coms 2026 waybill of an encrypted move", &self.0))
     }
 
     /// Forty bits: two hosts of one pool get the same alias once in many million guests.

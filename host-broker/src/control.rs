@@ -154,4 +154,7 @@ pub struct HostView {
     pub broker: Option<String>,
     /// How far its clock is ahead of this host's (negative: behind), to about 2 s.
     pub clock_ahead_ms: Option<i64>,
+    /// QEMU's certificates are there, says that broker: SHA-256 of the one that others are shown.
+    #[serde(default)]
+    pub certificate_sha256: Option<String>,
 }

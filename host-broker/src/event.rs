@@ -64,6 +64,10 @@ pub enum Event {
         uuid: Uuid,
         result: Result<(), HvError>,
     },
+    SealWritten {
+        uuid: Uuid,
+        result: Result<(), HvError>,
+    },
     /// The domain takes part from now on, or not any more (answer to `SetPart`).
     PartSet {
         caller: Caller,

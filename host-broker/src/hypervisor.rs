@@ -28,6 +28,9 @@ pub enum HvError {
     /// The destination does not want it: its hook said no, its CPU is another.
     #[error("{operation}: the destination refused: {detail}")]
     RefusedThere { operation: &'static str, detail: String },
+    /// The two hosts could not agree on TLS: a certificate is missing, expired, somebody else's.
+    #[error("{operation}: no encrypted connection: {detail}")]
+    NotEncrypted { operation: &'static str, detail: String },
     /// The job was aborted, by us or by somebody else.
     #[error("{operation}: aborted: {detail}")]
     Aborted { operation: &'static str, detail: String },
@@ -86,6 +89,8 @@ pub struct Domain {
     pub ticket_xml: Option<String>,
     /// The same under `urn:coms:random:1`: the schedule of random moves.
     pub random_xml: Option<String>,
+    /// The same under `urn:coms:seal:1`: its moves are to be encrypted.
+    pub seal_xml: Option<String>,
     /// It has an element under `urn:coms:part:1`: the operator lets it take part (`comsctl enable`). Whoever can write
     /// it may manage the VM anyhow; the guest cannot.
     pub permitted: bool,
@@ -144,6 +149,9 @@ pub struct Mark {
     pub unix_ms: u64,
     /// Bridges that are stretched to another site there.
     pub stretched: Vec<String>,
+    /// The certificates that QEMU needs for encrypted moves are there: SHA-256, in hexadecimal, of the one it shows to
+    /// others. None: they are not, or nobody could read them.
+    pub tls: Option<String>,
 }
 
 /// One running domain in a [`HostSample`].
@@ -180,6 +188,8 @@ pub struct MigrateSpec {
     pub bandwidth_mib_s: Option<u64>,
     /// VIR_MIGRATE_AUTO_CONVERGE
     pub auto_converge: bool,
+    /// VIR_MIGRATE_TLS: memory, devices' state, and copies of disks.
+    pub tls: bool,
     /// Allowed downtime; libvirt's default (300 ms) when absent.
     pub max_downtime_ms: Option<u64>,
 }

@@ -3,6 +3,7 @@
 use crate::decide::placement::Considered;
 use crate::hypervisor::Domain;
 use crate::network::LinkFigures;
+use crate::ticket::Channels;
 use coms_protocol::types::{Cause, Figures, Initiator, MigrationId, NoticeReason, RequestId};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -106,6 +107,9 @@ pub struct MoveRecord {
     pub resumed_to_told_ms: Option<f64>,
     pub ended_unix_ms: Option<u64>,
     pub figures: Figures,
+    /// What protects it, channel by channel.
+    #[serde(default)]
+    pub channels: Option<Channels>,
     /// Of the memory still to copy, while it is copied.
     pub bytes_remaining: Option<u64>,
     /// The way to the last host that was measured for it.
@@ -179,6 +183,7 @@ impl MoveRecord {
             resumed_to_told_ms: None,
             ended_unix_ms: None,
             figures: Figures::default(),
+            channels: None,
             bytes_remaining: None,
             link: None,
             waits: None,
@@ -222,6 +227,7 @@ pub mod tests {
             resumed_to_told_ms: None,
             ended_unix_ms: Some(id),
             figures: Figures::default(),
+            channels: None,
             bytes_remaining: None,
             link: None,
             waits: None,

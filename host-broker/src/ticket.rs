@@ -3,16 +3,29 @@
 //!
 //! ```xml
 //! <coms:ticket xmlns:coms='urn:coms:domain:1' v='1' migration='m…' attempt='…' request='7' initiator='customer'
-//!   technique='pre-copy' source='uuid' destination='uuid' written_unix_ms='…' expires_unix_ms='…' autostart='no' agent='yes'/>
+//!   technique='pre-copy' source='uuid' destination='uuid' written_unix_ms='…' expires_unix_ms='…' autostart='no' agent='yes'
+//!   ram='2' disk='0' control='2'/>
 //! ```
 //! Written before the migrate call (libvirt admits no metadata change during one), removed by the destination
 //! once the guest has the outcome, or by the source after a failure.
 
-use coms_protocol::types::{Initiator, MigrationId, RequestId, Technique};
+use coms_protocol::types::{Initiator, MigrationId, Protection, RequestId, Technique};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// The metadata namespace.
 pub const NAMESPACE: &str = "urn:coms:domain:1";
+
+/// What protects each channel of a move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Channels {
+    /// Memory and devices' state.
+    pub ram: Protection,
+    /// Copies of disks.
+    pub disk: Protection,
+    /// libvirt's own connection.
+    pub control: Protection,
+}
 
 /// One attempt to move one VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +45,8 @@ pub struct Ticket {
     pub autostart: bool,
     /// Its agent answered when it left: it should answer where it arrives.
     pub agent: bool,
+    /// As it was enforced; None: nobody knows.
+    pub channels: Option<Channels>,
 }
 
 /// Why a text is no ticket of ours.
@@ -46,9 +61,14 @@ pub enum TicketError {
 impl Ticket {
     pub fn to_xml(self) -> String {
         let request = self.request.map(|r| format!(" request='{}'", r.0)).unwrap_or_default();
+        let channels = |c: Channels| {
+            let Channels { ram, disk, control } = c;
+            format!(" ram='{}' disk='{}' control='{}'", ram.number(), disk.number(), control.number())
+        };
+        let channels = self.channels.map(channels).unwrap_or_default();
         format!(
             "<ticket v='1' migration='{}' attempt='{}'{request} initiator='{}' technique='{}' source='{}' \
-             destination='{}' written_unix_ms='{}' expires_unix_ms='{}' autostart='{}' agent='{}'/>",
+             destination='{}' written_unix_ms='{}' expires_unix_ms='{}' autostart='{}' agent='{}'{channels}/>",
             self.migration,
             self.attempt,
             self.initiator.number(),
@@ -77,6 +97,14 @@ impl Ticket {
         if field::<u16>(node, "v")? != 1 {
             return Err(TicketError::Field("v"));
         }
+        let channel = |name| field(node, name).map(Protection::from_number);
+        // One of before tells of none.
+        let channels = match node.attribute("ram") {
+            None => None,
+            Some(_) => {
+                Some(Channels { ram: channel("ram")?, disk: channel("disk")?, control: channel("control")? })
+            }
+        };
         Ok(Ticket {
             migration: field(node, "migration")?,
             attempt: field(node, "attempt")?,
@@ -89,6 +117,7 @@ impl Ticket {
             expires_unix_ms: field(node, "expires_unix_ms")?,
             autostart: node.attribute("autostart") == Some("yes"),
             agent: node.attribute("agent") == Some("yes"),
+            channels,
         })
     }
 }
@@ -101,12 +130,17 @@ mod tests {
     proptest! {
         #[test]
         fn reads_back_what_it_wrote(m: u64, attempt: u64, request: Option<u64>, who in 0u16..4, how in 0u16..7,
-                                    s: u128, d: u128, w: u64, e: u64, autostart: bool, agent: bool) {
+                                    s: u128, d: u128, w: u64, e: u64, autostart: bool, agent: bool,
+                                    channels: Option<(u16, u16, u16)>) {
+            let channel = Protection::from_number;
+            let channels = channels.map(|(ram, disk, control)| Channels {
+                ram: channel(ram), disk: channel(disk), control: channel(control),
+            });
             let ticket = Ticket {
                 migration: MigrationId(m), attempt, request: request.map(RequestId),
                 initiator: Initiator::from_number(who), technique: Technique::from_number(how),
                 source: Uuid::from_u128(s), destination: Uuid::from_u128(d),
-                written_unix_ms: w, expires_unix_ms: e, autostart, agent,
+                written_unix_ms: w, expires_unix_ms: e, autostart, agent, channels,
             };
             prop_assert_eq!(Ticket::from_xml(&ticket.to_xml()), Ok(ticket));
         }

@@ -1,7 +1,9 @@
 //! What a guest may say. All of it is a claim: the broker checks what it can and believes nothing about
 //! outcomes or budgets.
 
-use crate::types::{Cause, GapLaw, List, Metric, MigrationId, RequestId, RequestReason, Technique, Text};
+use crate::types::{
+    Cause, EncryptionLevel, GapLaw, List, Metric, MigrationId, RequestId, RequestReason, Technique, Text,
+};
 use serde::{Deserialize, Serialize};
 
 crate::messages! {
@@ -35,6 +37,10 @@ crate::messages! {
         RandomQuery = 28,
         /// Which regions are there, and what belongs to each?
         RegionsQuery = 29,
+        /// Encrypt my moves from now on, or no more.
+        Protect = 30,
+        /// Please move me, so well encrypted at least.
+        ProtectedRequest = 31,
     }
 }
 
@@ -218,4 +224,24 @@ pub struct RandomQuery {
 pub struct RegionsQuery {
     /// Comes back in the answer.
     pub number: u64,
+}
+
+/// The guest's standing wish: so its moves are to be encrypted at least, whoever begins them, until it says otherwise.
+/// Answered with protection once the host has kept it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Protect {
+    /// Comes back in the answer.
+    pub number: u64,
+    /// The least that will do.
+    pub level: EncryptionLevel,
+}
+
+/// A request whose move must be encrypted so well at least. One message, so that no host can hear the request without
+/// the level: one that does not know it answers nothing, and moves nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProtectedRequest {
+    /// As by itself.
+    pub request: Request,
+    /// The least that will do.
+    pub level: EncryptionLevel,
 }

@@ -1,8 +1,9 @@
 //! What a host tells a guest. Never a host's name, address or URI; never libvirt's error text.
 
 use crate::types::{
-    Asked, DenyReason, Encryption, FailReason, Figures, GapLaw, HostEntry, Initiator, List, MigrationId,
-    NoticeReason, Phase, Place, RandomState, RegionEntry, RequestId, Technique,
+    Asked, DenyReason, Encryption, EncryptionLevel, FailReason, Figures, GapLaw, HostEntry, Initiator, List,
+    MigrationId, NoticeReason, Phase, Place, Protection, RandomState, RegionEntry, RequestId, Technique,
+    Text,
 };
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +42,10 @@ crate::messages! {
         RandomStatus = 270,
         /// The answer to a regions query.
         Regions = 271,
+        /// How well the guest's moves are encrypted from now on.
+        Protected = 272,
+        /// How well the move that the next completed tells of was encrypted.
+        Enforced = 273,
     }
 }
 
@@ -263,4 +268,35 @@ pub struct Regions {
     pub regions: List<RegionEntry, 16>,
     /// Regions in all.
     pub all: u16,
+}
+
+/// How well the guest's moves are encrypted from now on. Sent as an answer, and to a new peer where it is more than
+/// nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Protected {
+    /// The number of the wish that it answers.
+    pub number: Option<u64>,
+    /// What holds for every move: the strongest of the guest's wish and what the operator demands.
+    pub level: EncryptionLevel,
+    /// Who demands that; none: nobody demands anything.
+    pub by: Option<Initiator>,
+    /// The guest's wish, as this host knows it.
+    pub wish: EncryptionLevel,
+}
+
+/// How well a move was encrypted, channel by channel: what both hosts' hypervisors were told to enforce. Stands before
+/// the completed of the same migration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enforced {
+    /// The migration.
+    pub migration: MigrationId,
+    /// Memory and devices' state.
+    pub ram: Protection,
+    /// Copies of disks.
+    pub disk: Protection,
+    /// What the hypervisors said to each other about it.
+    pub control: Protection,
+    /// SHA-256, in small hexadecimal letters, of the certificate that is installed at the destination, as its broker
+    /// reads it. Not what was seen on the wire: hypervisors do not tell that.
+    pub destination_certificate_sha256: Option<Text<64>>,
 }

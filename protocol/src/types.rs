@@ -265,6 +265,56 @@ open_enum! {
 }
 
 open_enum! {
+    /// Whether moves are to be encrypted: memory, devices' state, disks and control. Of several wishes the strongest
+    /// counts; a level that is unknown counts as required.
+    pub enum EncryptionLevel {
+        /// No wish that they are.
+        Never = 0 "never",
+        /// Where both hosts are ready for it.
+        IfPossible = 1 "if-possible",
+        /// Encrypted, or not moved.
+        Required = 2 "required",
+    }
+}
+
+#[expect(clippy::derivable_impls, reason = "the macro that makes the enumeration has no default")]
+impl Default for EncryptionLevel {
+    fn default() -> Self {
+        Self::Never
+    }
+}
+
+impl EncryptionLevel {
+    /// The stronger of two. What a newer peer means is not guessed: it is the strongest.
+    pub fn or(self, other: Self) -> Self {
+        let known = |level| if matches!(level, Self::Unknown(_)) { Self::Required } else { level };
+        let (a, b) = (known(self), known(other));
+        if a.number() >= b.number() { a } else { b }
+    }
+
+    /// The level of this name, as configurations and command lines write it.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::KNOWN.iter().copied().find(|level| level.name() == name)
+    }
+}
+
+open_enum! {
+    /// What protected one channel of a migration.
+    pub enum Protection {
+        /// There was nothing to carry.
+        None = 0 "none",
+        /// It crossed the network in the clear.
+        Plain = 1 "plain",
+        /// TLS.
+        Tls = 2 "tls",
+        /// ssh.
+        Ssh = 3 "ssh",
+        /// It never left the machine.
+        Local = 4 "local",
+    }
+}
+
+open_enum! {
     /// Who wanted a migration.
     pub enum Initiator {
         /// The customer: the agent's rules or `coms migrate`.
@@ -369,6 +419,8 @@ open_enum! {
         LinkUnfit = 19 "link-unfit",
         /// At the destination its clients could not reach it: the hosts share no network, and none could be stretched.
         Unreachable = 20 "unreachable",
+        /// Its encryption is required, and the way to no host that would do can be encrypted now.
+        NotEncryptable = 26 "not-encryptable",
     }
 }
 
@@ -385,6 +437,8 @@ open_enum! {
         SourceError = 3 "source-error",
         /// The host cannot tell; the VM runs here.
         Unexplained = 4 "unexplained",
+        /// The two hosts could not agree on an encrypted connection, and nothing else was allowed.
+        EncryptionFailed = 8 "encryption-failed",
     }
 }
 

@@ -64,6 +64,7 @@ fn from_guest() -> Vec<(&'static str, GuestToHost)> {
         most_s: 600,
         most_per_day: Some(100),
     };
+    let protected = ProtectedRequest { request: least.clone(), level: EncryptionLevel::Required };
     vec![
         ("request", full.into()),
         ("request.least", least.into()),
@@ -81,6 +82,8 @@ fn from_guest() -> Vec<(&'static str, GuestToHost)> {
         ("random_stop", RandomStop { number: 10 }.into()),
         ("random_query", RandomQuery { number: 11 }.into()),
         ("regions_query", RegionsQuery { number: 12 }.into()),
+        ("protect", Protect { number: 13, level: EncryptionLevel::Required }.into()),
+        ("protected_request", protected.into()),
     ]
 }
 
@@ -144,6 +147,13 @@ fn from_host() -> Vec<(&'static str, HostToGuest)> {
             RegionEntry { name: Text::clipped("eu-north"), at: None, countries: List::default() },
         ]),
         all: 2,
+    };
+    let enforced = Enforced {
+        migration: MIGRATION,
+        ram: Protection::Tls,
+        disk: Protection::Tls,
+        control: Protection::Tls,
+        destination_certificate_sha256: Some(Text::clipped(&"0123456789abcdef".repeat(4))),
     };
     vec![
         ("accepted", Accepted { request: REQUEST, migration: MIGRATION }.into()),
@@ -226,6 +236,38 @@ fn from_host() -> Vec<(&'static str, HostToGuest)> {
             RandomStatus { number: None, state: RandomState::BudgetUsedUp, ..random }.into(),
         ),
         ("regions", regions.into()),
+        (
+            "protected",
+            Protected {
+                number: Some(13),
+                level: EncryptionLevel::Required,
+                by: Some(Initiator::Customer),
+                wish: EncryptionLevel::Required,
+            }
+            .into(),
+        ),
+        (
+            "protected.least",
+            Protected {
+                number: None,
+                level: EncryptionLevel::IfPossible,
+                by: Some(Initiator::Operator),
+                wish: EncryptionLevel::Never,
+            }
+            .into(),
+        ),
+        ("enforced", enforced.clone().into()),
+        (
+            "enforced.least",
+            Enforced {
+                ram: Protection::Plain,
+                disk: Protection::None,
+                control: Protection::Ssh,
+                destination_certificate_sha256: None,
+                ..enforced
+            }
+            .into(),
+        ),
     ]
 }
 
@@ -521,6 +563,8 @@ fn the_meaning_of_the_bytes_stands_beside_them() {
             GuestToHost::RandomStop(m) => json(m),
             GuestToHost::RandomQuery(m) => json(m),
             GuestToHost::RegionsQuery(m) => json(m),
+            GuestToHost::Protect(m) => json(m),
+            GuestToHost::ProtectedRequest(m) => json(m),
         };
         lines.push(format!("  \"guest_to_host.{}.{name}\": {value}", m.number()));
     }
@@ -542,6 +586,8 @@ fn the_meaning_of_the_bytes_stands_beside_them() {
             HostToGuest::Hosts(m) => json(m),
             HostToGuest::RandomStatus(m) => json(m),
             HostToGuest::Regions(m) => json(m),
+            HostToGuest::Protected(m) => json(m),
+            HostToGuest::Enforced(m) => json(m),
         };
         lines.push(format!("  \"host_to_guest.{}.{name}\": {value}", m.number()));
     }

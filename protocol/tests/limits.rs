@@ -100,6 +100,17 @@ fn largest_from_guest() -> Vec<GuestToHost> {
         RandomStop { number: u64::MAX }.into(),
         RandomQuery { number: u64::MAX }.into(),
         RegionsQuery { number: u64::MAX }.into(),
+        Protect { number: u64::MAX, level: EncryptionLevel::Unknown(u16::MAX) }.into(),
+        ProtectedRequest {
+            request: Request {
+                id: RequestId(u64::MAX),
+                reason: RequestReason::Unknown(u16::MAX),
+                evidence: full_list(largest_evidence()),
+                wishes: largest_wishes(),
+            },
+            level: EncryptionLevel::Unknown(u16::MAX),
+        }
+        .into(),
     ]
 }
 
@@ -193,6 +204,21 @@ fn largest_from_host() -> Vec<HostToGuest> {
                 countries: full_list(Country::new("ZZ").unwrap()),
             }),
             all: u16::MAX,
+        }
+        .into(),
+        Protected {
+            number: Some(u64::MAX),
+            level: EncryptionLevel::Unknown(u16::MAX),
+            by: Some(Initiator::Unknown(u16::MAX)),
+            wish: EncryptionLevel::Unknown(u16::MAX),
+        }
+        .into(),
+        Enforced {
+            migration,
+            ram: Protection::Unknown(u16::MAX),
+            disk: Protection::Unknown(u16::MAX),
+            control: Protection::Unknown(u16::MAX),
+            destination_certificate_sha256: Some(full()),
         }
         .into(),
     ]

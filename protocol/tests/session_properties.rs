@@ -255,7 +255,9 @@ impl World {
                     | GuestToHost::RandomStart(_)
                     | GuestToHost::RandomStop(_)
                     | GuestToHost::RandomQuery(_)
-                    | GuestToHost::RegionsQuery(_) => false,
+                    | GuestToHost::RegionsQuery(_)
+                    | GuestToHost::Protect(_)
+                    | GuestToHost::ProtectedRequest(_) => false,
                 });
                 self.guest_said[g].kept.retain(|n| !taken.contains(n));
             }

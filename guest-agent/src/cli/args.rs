@@ -2,8 +2,8 @@
 
 use clap::{Parser, Subcommand};
 pub(crate) use coms_agent::config::seconds;
-use coms_agent::config::{between, gap_law};
-use coms_protocol::types::{GapLaw, MigrationId};
+use coms_agent::config::{between, encryption_level, gap_law};
+use coms_protocol::types::{EncryptionLevel, GapLaw, MigrationId};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -38,7 +38,7 @@ pub(crate) enum Wanted {
     /// Ask to be moved
     #[command(
         after_help = "Examples:\n  coms migrate --wait\n  coms migrate --avoid-this-host --max-downtime-ms 200\n  \
-coms migrate --at 03:00\n  coms migrate --within 2h --avoid-this-host\n  \
+coms migrate --encryption required --wait\n  coms migrate --at 03:00\n  coms migrate --within 2h --avoid-this-host\n  \
 coms migrate --region eu-west --deadline 10m --never post-copy --never auto-converge --wait"
     )]
     Migrate(Migrate),
@@ -147,6 +147,9 @@ pub(crate) struct Migrate {
     /// A technique not to use: pre-copy, post-copy, hybrid, auto-converge, compressed, multifd (may be repeated)
     #[arg(long, value_name = "TECHNIQUE")]
     pub never: Vec<String>,
+    /// Encrypted so well at least: never, if-possible, required; what agent.toml wants of all moves holds anyway
+    #[arg(long, value_name = "LEVEL", value_parser = encryption_level)]
+    pub encryption: Option<EncryptionLevel>,
     /// Not now but at this time: 03:00, "2026-11-22 03:00", 2026-11-22T03:00:00+01:00 (in the windows' time zone)
     #[arg(long, value_name = "TIME")]
     pub at: Option<String>,

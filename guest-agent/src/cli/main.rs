@@ -99,6 +99,7 @@ fn run(args: &Args) -> Result<bool, Trouble> {
                 within_s: wanted.within,
                 before: wanted.before.clone(),
                 outside_windows: wanted.outside_windows,
+                encryption: wanted.encryption,
                 watch: wanted.wait,
             });
             let answer = client.ask(&command)?;

@@ -106,6 +106,9 @@ pub(crate) fn status(v: &Value) -> String {
         if_known(&mut out, " of at most ", r, "/most_per_day", " moves within 24 hours");
         out.push('\n');
     }
+    if let Some(e) = v.pointer("/encryption") {
+        let _ = write!(out, "Encryption {}", protection(e));
+    }
     if let Some(f) = v.pointer("/following") {
         let _ = writeln!(out, "Clients    {}", clients::line(f));
     }
@@ -230,10 +233,35 @@ fn record(r: &Value) -> String {
 fn figures(out: &mut String, v: &Value) {
     if_known(out, ", ", v, "/technique", "");
     if_known(out, ", encryption ", v, "/encryption", "");
+    if_known(out, " (memory ", v, "/enforced/ram", "");
+    if_known(out, ", disks ", v, "/enforced/disk", "");
+    if_known(out, ", control ", v, "/enforced/control", ")");
     if_known(out, ", took ", v, "/total_ms", " ms");
     if_known(out, ", downtime ", v, "/downtime_ms", " ms");
     if_known(out, ", the clock here stood still for ", v, "/guest_gap_ms", " ms");
     if_known(out, " ± ", v, "/guest_gap_error_ms", "");
+}
+
+/// What is wanted of all moves, what holds, and who demands it.
+fn protection(e: &Value) -> String {
+    let mut out = String::new();
+    let wanted = text(e, "/wanted");
+    match (text(e, "/in_force").as_str(), text(e, "/why").as_str()) {
+        ("", "") => out.push_str("what holds is not known yet"),
+        ("", _) => out.push_str("the host is too old for it; nothing that requires it is asked for"),
+        (level, _) => {
+            out.push_str(level);
+            if_known(&mut out, ", demanded by the ", e, "/by", "");
+        }
+    }
+    if wanted != "never" {
+        let _ = write!(out, "; wanted: {wanted}");
+        if e.get("kept_by_host") == Some(&Value::Bool(false)) {
+            out.push_str(" (the host has not kept that yet, or this VM takes no part)");
+        }
+    }
+    out.push('\n');
+    out
 }
 
 fn verdict(e: &Value) -> String {

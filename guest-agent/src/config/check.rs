@@ -5,7 +5,7 @@ use super::{
 };
 use crate::calendar::Calendar;
 use crate::decide::clients::ROUND_TRIP;
-use coms_protocol::types::{Metric, Technique, Text};
+use coms_protocol::types::{EncryptionLevel, Metric, Technique, Text};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -74,9 +74,19 @@ pub(super) fn checked(raw: raw::Raw) -> Checked<Config> {
         asked: asked::checked(raw.asked)?,
         random: raw.random.map(random::checked).transpose()?,
         clients: clients::checked(raw.clients)?,
+        encryption: encryption_level(&raw.encryption.moves)
+            .map_err(|what| Bad { key: "encryption.moves".to_owned(), what })?,
         windows: Calendar::new(&raw.windows)
             .map_err(|(key, what)| Bad { key: format!("windows.{key}"), what })?,
         workloads,
+    })
+}
+
+/// A level by its name.
+pub fn encryption_level(name: &str) -> Result<EncryptionLevel, String> {
+    EncryptionLevel::named(name).ok_or_else(|| {
+        let names: Vec<_> = EncryptionLevel::KNOWN.iter().map(|level| level.name()).collect();
+        format!("\"{}\" is no level of encryption; must be {}", name.escape_debug(), names.join(", "))
     })
 }
 

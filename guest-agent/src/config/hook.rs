@@ -31,6 +31,7 @@ pub const EVENTS: &[&str] = &[
     "denied",
     "disconnected",
     "effect",
+    "encryption",
     "failed",
     "hold",
     "incompatible",

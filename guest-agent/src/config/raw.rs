@@ -21,6 +21,7 @@ pub(super) struct Raw {
     pub random: Option<random::Raw>,
     pub clients: clients::Raw,
     pub windows: crate::calendar::Windows,
+    pub encryption: Encryption,
 }
 
 #[derive(Debug, Deserialize, Default)]
@@ -122,6 +123,18 @@ impl Default for Wishes {
     // Asking to be moved because this host is slow, and to stay on it, would make no sense.
     fn default() -> Self {
         Self { region: None, avoid_this_host: true, deadline_s: None, max_downtime_ms: None, never: vec![] }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Encryption {
+    pub moves: String,
+}
+
+impl Default for Encryption {
+    fn default() -> Self {
+        Self { moves: "never".into() }
     }
 }
 

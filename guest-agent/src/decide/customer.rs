@@ -64,7 +64,8 @@ impl Agent {
                     self.actions.push(Action::Watch(client));
                 }
                 let evidence = self.evidence(now.mono, false);
-                let request = self.ask(now, RequestReason::Manual, evidence, wishes);
+                let encryption = wanted.encryption.unwrap_or_default();
+                let request = self.ask(now, RequestReason::Manual, evidence, wishes, encryption);
                 json!({ "ok": true, "request": request, "connected": self.link.established })
             }
         };
@@ -182,6 +183,7 @@ impl Agent {
             "announced": self.announced_json(now.mono),
             "apps": self.apps_json(),
             "random": self.random_json(),
+            "encryption": self.protection_json(),
             "clients": self.clients_json(),
             "following": self.following_json(now),
             "scheduled": self.schedules_json(),

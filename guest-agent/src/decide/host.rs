@@ -5,7 +5,7 @@ use super::request::{Asking, Life, Step, Word};
 use super::{Agent, TELL_WAIT, Untold, fields};
 use crate::action::{Action, Audience};
 use crate::state::{Gap, Outcome, Record};
-use coms_protocol::guest_to_host::{RandomStart, RandomStop};
+use coms_protocol::guest_to_host::{ProtectedRequest, RandomStart, RandomStop};
 use coms_protocol::host_to_guest::{Completed, HostHello, Progress};
 use coms_protocol::session::{Event as Session, EventOf, Now};
 use coms_protocol::types::{
@@ -33,7 +33,8 @@ impl Agent {
             }
             Session::Message(message) => self.on_message(now, message),
             Session::Delivered(message) => match message {
-                GuestToHost::Request(request) => {
+                GuestToHost::Request(request)
+                | GuestToHost::ProtectedRequest(ProtectedRequest { request, .. }) => {
                     if self.state.life.asking().is_none_or(|a| a.request.id == request.id) {
                         self.request_queued = false;
                     }
@@ -55,7 +56,7 @@ impl Agent {
                 | GuestToHost::HostsQuery(_) => {}
                 GuestToHost::RandomStart(RandomStart { number, .. })
                 | GuestToHost::RandomStop(RandomStop { number }) => self.random_delivered(number),
-                GuestToHost::RandomQuery(_) | GuestToHost::RegionsQuery(_) => {}
+                GuestToHost::RandomQuery(_) | GuestToHost::RegionsQuery(_) | GuestToHost::Protect(_) => {}
             },
             Session::Heartbeat { .. } => {
                 // Both ends are awake now anyway: the idle comparison of clocks costs no wake-up of its own.
@@ -78,6 +79,7 @@ impl Agent {
         // Whoever it is, it knows nothing of what is wanted here until it is told.
         self.attend_said = None;
         if new_peer {
+            self.protection_new_peer();
             self.ask_for_regions(now);
             self.clocks.burst(now.mono);
             for number in self.pings.as_mut().map(super::ping::Run::new_peer).unwrap_or_default() {
@@ -126,6 +128,7 @@ impl Agent {
                     | DenyReason::NoNearerHost
                     | DenyReason::LinkUnfit
                     | DenyReason::Unreachable
+                    | DenyReason::NotEncryptable
                     | DenyReason::Unknown(_) => self.back_off(now, &asking, m.retry_after_s),
                 }
                 let retry_s = self.backoff_until.saturating_sub(now.mono).as_secs();
@@ -175,11 +178,13 @@ impl Agent {
             HostToGuest::Hosts(m) => self.on_hosts(&m),
             HostToGuest::RandomStatus(m) => self.on_random_status(m),
             HostToGuest::Regions(m) => self.on_regions(now, &m),
+            HostToGuest::Protected(m) => self.on_protected(m),
+            HostToGuest::Enforced(m) => self.on_enforced(m),
         }
     }
 
     /// Lets the request's life hear a word; counts what changes nothing.
-    fn hear(&mut self, word: Word) -> Step {
+    pub(super) fn hear(&mut self, word: Word) -> Step {
         let life = std::mem::replace(&mut self.state.life, Life::Idle);
         let (life, step) = life.hear(word, |m| self.state.ended(m));
         self.state.life = life;
@@ -324,6 +329,7 @@ impl Agent {
             initiator: Some(m.initiator),
             technique: Some(m.technique),
             encryption: Some(m.encryption),
+            enforced: self.enforced_in(m.migration),
             from,
             to: Some(m.to.clone()),
             told_after_ms: m.told_after_ms,
@@ -408,6 +414,7 @@ impl Agent {
             why: end.why,
             technique: end.technique,
             encryption: end.encryption,
+            enforced: end.enforced,
             from: end.from,
             to: end.to,
             figures: end.figures,
@@ -434,6 +441,7 @@ pub(super) struct Ending {
     pub(super) initiator: Option<Initiator>,
     pub(super) technique: Option<coms_protocol::types::Technique>,
     pub(super) encryption: Option<coms_protocol::types::Encryption>,
+    pub(super) enforced: Option<crate::state::Enforcement>,
     pub(super) from: Option<Place>,
     pub(super) to: Option<Place>,
     pub(super) figures: Figures,
@@ -452,6 +460,7 @@ impl Ending {
             initiator: None,
             technique: None,
             encryption: None,
+            enforced: None,
             from: None,
             to: None,
             figures: Figures::default(),

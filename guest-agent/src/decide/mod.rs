@@ -17,6 +17,7 @@ mod inside;
 mod own_load;
 pub mod ping;
 mod plugins;
+mod protection;
 pub mod random;
 mod reload;
 pub mod request;
@@ -41,7 +42,6 @@ use apps::App;
 use blame::Blame;
 use clients::Following;
 use clock::Clocks;
-use coms_protocol::GuestToHost;
 use coms_protocol::guest_to_host::{Attend, GuestHello};
 use coms_protocol::host_to_guest::{Progress, Terms};
 use coms_protocol::session::Now;
@@ -148,6 +148,7 @@ pub struct Agent {
     told: Vec<u64>,
     ignored: Ignored,
     random: random::Standing,
+    protection: protection::Standing,
     plugins: Plugins,
     following: Following,
     /// When the configuration was read (ms since 1970).
@@ -201,6 +202,7 @@ impl Agent {
             told: Vec::new(),
             ignored: Ignored::default(),
             random: random::Standing::new(random),
+            protection: protection::Standing::new(random),
             plugins: Plugins::default(),
             following: Following::default(),
             loaded_unix_ms: wall_ms,
@@ -276,6 +278,7 @@ impl Agent {
             self.announced_timeout(),
             self.awaited_timeout(),
             self.random_timeout(),
+            self.protection_timeout(),
             self.schedule_due,
             self.unexplained_timeout(),
             self.clients_timeout(),
@@ -316,6 +319,7 @@ impl Agent {
         self.settle_count(now);
         self.settle_regions(now);
         self.ask_if_slow(now);
+        self.settle_protection(now);
 
         let waiting = List::clipped(self.state.life.waiting());
         let hello = GuestHello { agent: Text::clipped(crate::AGENT), waiting };
@@ -386,11 +390,13 @@ impl Agent {
         if !self.link.established {
             return;
         }
-        let Some(asking) = self.state.life.asking_mut() else { return };
-        self.unsaved |= !std::mem::replace(&mut asking.said, true);
-        let asking = asking.clone();
+        let Some(asking) = self.state.life.asking().cloned() else { return };
+        let Some(message) = self.with_its_level(&asking.request, asking.encryption) else { return };
+        if let Some(asking) = self.state.life.asking_mut() {
+            self.unsaved |= !std::mem::replace(&mut asking.said, true);
+        }
         if !std::mem::replace(&mut self.request_queued, true) {
-            self.actions.push(Action::Send(GuestToHost::Request(asking.request.clone())));
+            self.actions.push(Action::Send(message));
             self.follow_with_cancel(&asking);
         }
     }

@@ -16,7 +16,7 @@
 
 use crate::state::Outcome;
 use coms_protocol::guest_to_host::{Request, Waiting};
-use coms_protocol::types::{MigrationId, RequestId};
+use coms_protocol::types::{EncryptionLevel, MigrationId, RequestId};
 use serde::{Deserialize, Serialize};
 
 /// The outstanding request.
@@ -44,6 +44,9 @@ pub struct Asking {
     /// The customer does not want it any more.
     #[serde(default)]
     pub cancelled: bool,
+    /// Its move must be encrypted so well at least; what is wanted of all moves comes on top.
+    #[serde(default)]
+    pub encryption: EncryptionLevel,
 }
 
 // A state from before this was remembered.

@@ -12,7 +12,7 @@ use crate::event::{ClientId, Migrate};
 use crate::state::Outcome;
 use coms_protocol::guest_to_host::Wishes;
 use coms_protocol::session::Now;
-use coms_protocol::types::{RequestId, RequestReason};
+use coms_protocol::types::{EncryptionLevel, RequestId, RequestReason};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -39,6 +39,9 @@ pub struct Scheduled {
     pub until_ms: u64,
     /// As in a request; the deadline is worked out when it is made.
     pub wishes: Wishes,
+    /// As in a request.
+    #[serde(default)]
+    pub encryption: EncryptionLevel,
     /// Whatever the windows say.
     pub outside_windows: bool,
     /// The request that was made of it.
@@ -100,7 +103,17 @@ impl Agent {
         }
         let outside_windows = wanted.outside_windows;
         let id = self.state.next_id();
-        Ok(Scheduled { id, from_ms, until_ms, wishes, outside_windows, request: None, again_ms: 0 })
+        let encryption = wanted.encryption.unwrap_or_default();
+        Ok(Scheduled {
+            id,
+            from_ms,
+            until_ms,
+            wishes,
+            encryption,
+            outside_windows,
+            request: None,
+            again_ms: 0,
+        })
     }
 
     /// Calls a scheduled move off; the request that was made of it is none of this.
@@ -177,7 +190,8 @@ impl Agent {
                 ..scheduled.wishes.clone()
             };
             let evidence = self.evidence(now.mono, false);
-            scheduled.request = Some(self.ask(now, RequestReason::Schedule, evidence, wishes));
+            let encryption = scheduled.encryption;
+            scheduled.request = Some(self.ask(now, RequestReason::Schedule, evidence, wishes, encryption));
         }
         Some(scheduled)
     }

@@ -10,7 +10,7 @@ use crate::state::metric_name;
 use coms_protocol::guest_to_host::{Evidence, Request, Wishes};
 use coms_protocol::host_to_guest::Denied;
 use coms_protocol::session::Now;
-use coms_protocol::types::{DenyReason, List, Metric, RequestId, RequestReason};
+use coms_protocol::types::{DenyReason, EncryptionLevel, List, Metric, RequestId, RequestReason};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -117,7 +117,8 @@ impl Agent {
         } else {
             self.evidence(now.mono, reason != RequestReason::Plugin)
         };
-        self.ask(now, reason, evidence, wishes);
+        // What the configuration wants of all moves comes on top when it is said.
+        self.ask(now, reason, evidence, wishes, EncryptionLevel::Never);
     }
 
     /// What was measured, the worst first. `suffering`: only of workloads that are not well.
@@ -144,6 +145,7 @@ impl Agent {
         reason: RequestReason,
         evidence: Vec<Evidence>,
         wishes: Wishes,
+        encryption: EncryptionLevel,
     ) -> RequestId {
         let id = RequestId(self.state.next_id());
         let request = Request { id, reason, evidence: List::clipped(evidence), wishes };
@@ -154,11 +156,13 @@ impl Agent {
                 "reason": reason,
                 "evidence": request.evidence.as_slice().iter().map(evidence_json).collect::<Vec<_>>(),
                 "wishes": request.wishes,
+                "encryption": Some(encryption.or(self.config.encryption)).filter(|l| *l != EncryptionLevel::Never),
             })),
             Audience::Everybody,
         );
         let asked_unix_ms = now.unix_us / 1000;
-        self.state.life = Life::Asked(Asking { request, asked_unix_ms, said: false, cancelled: false });
+        self.state.life =
+            Life::Asked(Asking { request, asked_unix_ms, said: false, cancelled: false, encryption });
         self.unsaved = true;
         self.request_queued = false;
         self.say_request();

@@ -2,10 +2,12 @@
 //! that know nothing. Whatever happens, each request ends once, and each migration is told once.
 
 mod asked;
+mod protection;
 
 use super::request::Life;
 use super::*;
 use crate::event::{Cancel, ClientId, Command, Counters, Measured, Migrate, Sample};
+use coms_protocol::GuestToHost;
 use coms_protocol::host_to_guest::{
     Accepted, AlreadyRunning, Cancelled, Completed, Denied, Failed, HostHello, HostToGuest, Notice, Resend,
 };

@@ -289,7 +289,9 @@ impl Broker {
             | GuestToHost::RandomStart(_)
             | GuestToHost::RandomStop(_)
             | GuestToHost::RandomQuery(_)
-            | GuestToHost::RegionsQuery(_) => None,
+            | GuestToHost::RegionsQuery(_)
+            | GuestToHost::Protect(_)
+            | GuestToHost::ProtectedRequest(_) => None,
         });
         requests.collect()
     }

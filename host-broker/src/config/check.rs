@@ -62,18 +62,12 @@ impl Typed {
         }
         let mut enabled = Vec::new();
         for (i, pattern) in self.guests.enabled.into_iter().enumerate() {
-            if pattern.is_empty() {
-                return wrong(
-                    format!("guests.enabled[{i}]"),
-                    "is empty",
-                    "write a domain's name, its UUID, or a name with *",
-                );
-            }
-            enabled.push(Uuid::parse_str(&pattern).map_or(GuestPattern::Name(pattern), GuestPattern::Uuid));
+            enabled.push(guest_pattern(&format!("guests.enabled[{i}]"), pattern)?);
         }
         let limits = self.limits.check()?;
         let notices = self.notice.check()?;
         let random = self.random.check(&names)?;
+        let encryption = self.encryption.check(&names)?;
         let places = check_places(self.regions, self.distances, &me, &peers)?;
         let link = self.link.check()?;
         me.link = link.listen;
@@ -110,6 +104,7 @@ impl Typed {
             limits,
             notices,
             random,
+            encryption,
             regions: places.0,
             distances: places.1,
             link,
@@ -121,6 +116,13 @@ impl Typed {
             record_links: self.debug.record_links,
         })
     }
+}
+
+pub(super) fn guest_pattern(key: &str, pattern: String) -> Result<GuestPattern, Wrong> {
+    if pattern.is_empty() {
+        return wrong(key, "is empty", "write a domain's name, its UUID, or a name with *");
+    }
+    Ok(Uuid::parse_str(&pattern).map_or(GuestPattern::Name(pattern), GuestPattern::Uuid))
 }
 
 impl TypedRandom {

@@ -2,11 +2,12 @@
 //! legal and still unwise is told by `unwise`.
 
 mod check;
+mod encryption;
 mod places;
 mod raw;
 mod unwise;
 
-use coms_protocol::types::{Coordinates, Country};
+use coms_protocol::types::{Coordinates, Country, EncryptionLevel};
 use raw::Typed;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -36,6 +37,7 @@ pub struct Config {
     pub limits: Limits,
     pub notices: Notices,
     pub random: RandomMoves,
+    pub encryption: Encryption,
     /// The operator's regions, in the file's order.
     pub regions: Vec<Region>,
     pub distances: Vec<Distance>,
@@ -211,6 +213,44 @@ pub struct RandomMoves {
     pub least_gap_s: u32,
     /// Moves of one guest within 24 hours.
     pub max_per_day: u16,
+}
+
+/// How well moves must be encrypted, as the operator wants it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Encryption {
+    /// Where QEMU's certificates for migrations are. None: where libvirt looks unless qemu.conf says otherwise.
+    pub certificates: Option<PathBuf>,
+    /// For every move, at least.
+    pub default: EncryptionLevel,
+    /// Guests hear the fingerprint of the certificate that is installed where they arrive: the same for all that do.
+    pub tell_certificate: bool,
+    pub rules: Vec<EncryptionRule>,
+}
+
+/// What holds for some moves, at least; with the level `never` they are not encrypted by TLS, and one that must be is not
+/// made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EncryptionRule {
+    /// Of these guests; empty: of all.
+    pub guests: Vec<GuestPattern>,
+    /// From and to these hosts; empty: from and to all.
+    pub hosts: Vec<String>,
+    /// Only where one of these is the other end; empty: whichever is.
+    pub to: Vec<String>,
+    pub level: EncryptionLevel,
+}
+
+impl EncryptionRule {
+    /// Whether it speaks of a move of this guest. Without `to`: of each, wherever to.
+    pub fn covers(&self, uuid: Uuid, name: &str, from: &str, to: Option<&str>) -> bool {
+        let named = |list: &[String], host: &str| list.is_empty() || list.iter().any(|h| h == host);
+        let ends = |a: &str, b: &str| named(&self.hosts, a) && named(&self.to, b);
+        let way = match to {
+            Some(to) => ends(from, to) || ends(to, from),
+            None => named(&self.hosts, from) && self.to.is_empty(),
+        };
+        way && (self.guests.is_empty() || self.guests.iter().any(|g| g.matches(uuid, name)))
+    }
 }
 
 impl Config {

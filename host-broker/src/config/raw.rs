@@ -19,6 +19,8 @@ pub(super) struct Typed {
     #[serde(default)]
     pub random: TypedRandom,
     #[serde(default)]
+    pub encryption: TypedEncryption,
+    #[serde(default)]
     pub regions: Vec<TypedRegion>,
     #[serde(default)]
     pub distances: Vec<TypedDistance>,
@@ -133,6 +135,33 @@ impl Default for TypedRandom {
     fn default() -> Self {
         Self { pool: Vec::new(), min_gap_s: 20, max_per_day: 5000 }
     }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct TypedEncryption {
+    pub certificates: Option<PathBuf>,
+    pub default: String,
+    pub tell_certificate: bool,
+    pub rules: Vec<TypedEncryptionRule>,
+}
+
+impl Default for TypedEncryption {
+    fn default() -> Self {
+        Self { certificates: None, default: "never".into(), tell_certificate: true, rules: Vec::new() }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TypedEncryptionRule {
+    #[serde(default)]
+    pub guests: Vec<String>,
+    #[serde(default)]
+    pub hosts: Vec<String>,
+    #[serde(default)]
+    pub to: Vec<String>,
+    pub level: String,
 }
 
 #[derive(Debug, Deserialize)]

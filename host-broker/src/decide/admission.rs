@@ -138,6 +138,7 @@ mod tests {
             needs: Needs { virt_type: "qemu".into(), arch: "x86_64".into(), machine: "pc".into() },
             ticket_xml: None,
             random_xml: None,
+            seal_xml: None,
             permitted: false,
             interfaces: Vec::new(),
             job_active: false,

@@ -21,7 +21,7 @@ use crate::hypervisor::{DomainState, JobFigures};
 use crate::records::{MoveRecord, MoveState, Waits, WaitsFor};
 use coms_protocol::guest_to_host::{Attend, Hold, Postpone, Ready, Veto, Wishes};
 use coms_protocol::host_to_guest::{Accepted, Notice, Progress, Terms, Verdict};
-use coms_protocol::types::{Asked, DenyReason, Initiator, MigrationId, Phase};
+use coms_protocol::types::{Asked, DenyReason, EncryptionLevel, Initiator, MigrationId, Phase};
 use std::collections::VecDeque;
 use std::time::Duration;
 use uuid::Uuid;
@@ -426,6 +426,7 @@ impl Broker {
             reason: kept.reason,
             expedited: kept.expedited,
             wishes: Wishes::default(),
+            encryption: EncryptionLevel::Never,
             technique: kept.technique,
             only: kept.only.clone(),
             wants_relief: false,

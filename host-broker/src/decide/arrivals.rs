@@ -9,9 +9,9 @@ use crate::action::{Action, Level};
 use crate::event::Now;
 use crate::hypervisor::{Domain, DomainState, JobFigures};
 use crate::records::{MoveRecord, MoveState};
-use crate::ticket::Ticket;
-use coms_protocol::host_to_guest::Completed;
-use coms_protocol::types::{Encryption, MigrationId};
+use crate::ticket::{Channels, Ticket};
+use coms_protocol::host_to_guest::{Completed, Enforced};
+use coms_protocol::types::{Encryption, MigrationId, Protection, Text};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -71,8 +71,13 @@ impl Broker {
                 if too_old {
                     guest.outdated_attempt = Some(ticket.attempt);
                 } else if !outdated {
-                    guest.arrival =
-                        Some(Arrival { ticket, stage: Stage::Coming, since: now.mono, told: None });
+                    guest.arrival = Some(Arrival {
+                        ticket,
+                        stage: Stage::Coming,
+                        since: now.mono,
+                        told: None,
+                        enforced: None,
+                    });
                     self.record_arrival(now, uuid, &ticket);
                 }
             }
@@ -141,8 +146,8 @@ impl Broker {
         let migration = ticket.migration;
         guest.undecided = false;
         let at = at.or(guest.came.take().and_then(|c| c.at));
-        guest.arrival =
-            Some(Arrival { ticket, stage: Stage::Here { at, since: now.mono }, since: now.mono, told: None });
+        let stage = Stage::Here { at, since: now.mono };
+        guest.arrival = Some(Arrival { ticket, stage, since: now.mono, told: None, enforced: None });
         self.record_arrival(now, uuid, &ticket);
         self.moved(uuid, now.unix_ms, ticket.initiator);
         if let Some(record) = self.record_mut(migration) {
@@ -176,18 +181,35 @@ impl Broker {
             request: ticket.request,
             initiator: ticket.initiator,
             technique: ticket.technique,
-            encryption: Encryption::None,
+            encryption: match ticket.channels.map(|c| c.ram) {
+                Some(Protection::Tls) => Encryption::Tls,
+                Some(_) | None => Encryption::None,
+            },
             from: self.host_by_uuid(ticket.source).map(|h| self.place_for(uuid, h)),
             to: self.place_for(uuid, &self.config.me),
             figures,
             told_after_ms: at.map(|at| now.mono.saturating_sub(at).as_millis() as u64),
         };
+        let certificate = self.my_certificate(now).filter(|_| self.config.encryption.tell_certificate);
+        let enforced = ticket.channels.map(|Channels { ram, disk, control }| Enforced {
+            migration,
+            ram,
+            disk,
+            control,
+            destination_certificate_sha256: certificate
+                .filter(|_| ram == Protection::Tls)
+                .map(|c| Text::clipped(&c)),
+        });
         if let Some(arrival) = self.guests.get_mut(&uuid).and_then(|g| g.arrival.as_mut()) {
             arrival.stage = Stage::Telling { at };
             arrival.told = Some(completed.clone());
+            arrival.enforced.clone_from(&enforced);
         }
         if let Some(record) = self.record_mut(migration) {
             record.figures = figures;
+        }
+        if let Some(enforced) = enforced {
+            self.tell(uuid, enforced);
         }
         self.tell(uuid, completed);
     }
@@ -269,6 +291,7 @@ impl Broker {
             from,
             to: Some(self.config.me.name.clone()),
             state: MoveState::Arriving,
+            channels: ticket.channels,
             ..MoveRecord::begun(ticket.migration, &guest.domain, ticket.initiator, now.unix_ms)
         };
         self.add_record(record);

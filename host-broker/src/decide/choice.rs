@@ -163,6 +163,7 @@ impl Broker {
                         || self.hosts.get(&peer.name).is_some_and(|h| h.broker(now.mono).is_some()),
                     from_wish: self.apart_from_wish(plan, &peer.region).unwrap_or_default(),
                     cut_off: self.cut_off(uuid, peer),
+                    not_encrypted: self.channels_to(now, uuid, plan.encryption, peer).err(),
                 }
             })
             .collect();
@@ -202,7 +203,9 @@ impl Broker {
                 self.to_survey.push(uuid);
             }
             None => {
-                let reason = if decision.only_its_network_in_the_way() {
+                let reason = if decision.only_encryption_in_the_way() {
+                    DenyReason::NotEncryptable
+                } else if decision.only_its_network_in_the_way() {
                     DenyReason::Unreachable
                 } else if demand.nearer_than == Some(Known::SAME) || decision.only_distance_in_the_way() {
                     DenyReason::NoNearerHost

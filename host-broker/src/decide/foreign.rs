@@ -190,13 +190,14 @@ impl Broker {
             expires_unix_ms: now.unix_ms + self.config.limits.ticket_ttl.as_millis() as u64,
             autostart: false,
             agent: false,
+            channels: None,
         };
         let at = guest.came.and_then(|c| c.at);
         guest.came = Some(Came { at, ticket: Some(ticket) });
         guest.undecided = true;
         guest.clear_ticket_at = None;
         self.log(Level::Info, Some(uuid), format!("{migration}: it came, and no broker sent it"));
-        self.out.push(Action::WriteTicket { uuid, migration, xml: ticket.to_xml() });
+        self.out.push(Action::WriteTicket { uuid, migration, xml: ticket.to_xml(), seal: None });
         true
     }
 

@@ -1,13 +1,16 @@
 //! What the broker holds of one domain.
 
+use super::encryption::sealed::Sealing;
 use super::placement::Considered;
 use super::random::Random;
 use crate::announced::Kept;
 use crate::hypervisor::{Domain, HvError, JobFigures};
 use crate::ticket::Ticket;
 use coms_protocol::guest_to_host::{Attend, Waiting, Wishes};
-use coms_protocol::host_to_guest::{Completed, HostToGuest};
-use coms_protocol::types::{Cause, Initiator, MigrationId, NoticeReason, RequestId, Technique};
+use coms_protocol::host_to_guest::{Completed, Enforced, HostToGuest};
+use coms_protocol::types::{
+    Cause, EncryptionLevel, Initiator, MigrationId, NoticeReason, RequestId, Technique,
+};
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -55,6 +58,7 @@ pub struct Guest {
     /// A ticket that means nothing any more is in the metadata; try again then.
     pub clear_ticket_at: Option<Duration>,
     pub random: Random,
+    pub seal: Sealing,
 }
 
 impl Guest {
@@ -78,6 +82,7 @@ impl Guest {
             concluded: None,
             clear_ticket_at: None,
             random: Random::default(),
+            seal: Sealing::default(),
         }
     }
 
@@ -201,6 +206,14 @@ impl Move {
         }
     }
 
+    /// How it is made is decided and cannot be changed any more.
+    pub fn is_settled(&self) -> bool {
+        match self {
+            Move::None | Move::Announced { .. } | Move::Choosing(_) | Move::Connecting { .. } => false,
+            Move::WritingTicket { .. } | Move::Running { .. } | Move::Unclear { .. } => true,
+        }
+    }
+
     pub fn is_unclear(&self) -> bool {
         matches!(self, Move::Unclear { .. })
     }
@@ -236,6 +249,8 @@ pub struct Plan {
     /// The operator's hurry: what the guest wants does not count.
     pub expedited: bool,
     pub wishes: Wishes,
+    /// The least that the requests behind it want; what holds for all of the guest's moves comes on top.
+    pub encryption: EncryptionLevel,
     pub technique: Technique,
     /// Only to this host (`comsctl migrate --to`).
     pub only: Option<String>,
@@ -310,6 +325,8 @@ pub struct Arrival {
     pub since: Duration,
     /// The outcome, once it is made.
     pub told: Option<Completed>,
+    /// What goes before it.
+    pub enforced: Option<Enforced>,
 }
 
 impl Arrival {

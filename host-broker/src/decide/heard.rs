@@ -4,6 +4,7 @@ use super::{Broker, alarms};
 use crate::event::{LinkEvent, Now};
 use coms_protocol::guest_to_host::GuestToHost;
 use coms_protocol::host_to_guest::HostToGuest;
+use coms_protocol::types::EncryptionLevel;
 use uuid::Uuid;
 
 impl Broker {
@@ -21,13 +22,18 @@ impl Broker {
                 if new_peer {
                     self.let_go(now, uuid);
                     self.tell_announced(now, uuid);
+                    self.seal_new_peer(now, uuid);
                 }
             }
             LinkEvent::Lost => {
                 guest.agent = None;
                 self.let_go(now, uuid);
             }
-            LinkEvent::Said(GuestToHost::Request(request)) => self.request(now, uuid, request),
+            LinkEvent::Said(GuestToHost::Request(request)) => {
+                self.request(now, uuid, request, EncryptionLevel::Never)
+            }
+            LinkEvent::Said(GuestToHost::ProtectedRequest(m)) => self.request(now, uuid, m.request, m.level),
+            LinkEvent::Said(GuestToHost::Protect(m)) => self.protect(now, uuid, m),
             // Answered on the spot by the link: they ask nothing of the broker.
             LinkEvent::Said(GuestToHost::Cancel(cancel)) => {
                 self.cancelled_by_guest(now, uuid, cancel.request)

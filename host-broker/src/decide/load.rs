@@ -206,7 +206,13 @@ mod tests {
     fn a_broker_is_there_while_its_sign_changes() {
         let mut h = History::default();
         let with = |beat: u64| HostSample {
-            broker: Some(Mark { broker: "b".into(), beat, unix_ms: 1_000_000, stretched: Vec::new() }),
+            broker: Some(Mark {
+                broker: "b".into(),
+                beat,
+                unix_ms: 1_000_000,
+                stretched: Vec::new(),
+                tls: None,
+            }),
             ..sample(1, &[])
         };
         h.add(Duration::from_secs(0), 1_100_000, with(1));

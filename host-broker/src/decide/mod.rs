@@ -13,6 +13,7 @@
 //!   random      moves at random times
 //!   announce    a guest is asked before it is moved    foreign    moves that this broker did not begin
 //!   part        who may take part                      past       the moves that were
+//!   encryption  how well must a move be encrypted, and can it be?
 //!   geo         how far are regions?                  way, network  is the way there fit, does the VM's network go along?
 //! ```
 //!
@@ -26,6 +27,7 @@ mod announce;
 mod arrivals;
 mod cancel;
 mod choice;
+pub mod encryption;
 mod foreign;
 pub mod geo;
 mod guest;
@@ -243,6 +245,7 @@ impl Broker {
             }
             Event::TicketCleared { uuid, result } => self.ticket_cleared(now, uuid, result),
             Event::ScheduleWritten { uuid, result } => self.schedule_written(now, uuid, result),
+            Event::SealWritten { uuid, result } => self.seal_written(now, uuid, result),
             Event::PartSet { caller, uuid, on, result } => self.part_set(caller, uuid, on, result),
             Event::Progress { uuid, migration, figures } => self.progress(now, uuid, migration, &figures),
             Event::Watched { uuid, migration } => self.watched(uuid, migration),
@@ -339,6 +342,7 @@ impl Broker {
                 beat: self.beat,
                 unix_ms: now.unix_ms,
                 stretched: self.stretched_bridges(),
+                tls: None,
             }));
         }
         let keep_ms = self.config.limits.cooldown.max(MOVED_KEPT).as_millis() as u64;
@@ -366,6 +370,7 @@ impl Broker {
             }
             self.arrival_tick(now, uuid);
             self.random_tick(now, uuid);
+            self.seal_tick(now, uuid);
         }
         self.network_tick(now);
         self.survey_waiting(now);

@@ -9,10 +9,10 @@ use crate::action::{Action, Level};
 use crate::event::Now;
 use crate::hypervisor::{DomainState, HvError, JobFigures, MigrateSpec};
 use crate::records::MoveState;
-use crate::ticket::Ticket;
+use crate::ticket::{Channels, Ticket};
 use coms_protocol::host_to_guest::{Accepted, Cancelled, Failed, Progress};
 use coms_protocol::types::{
-    DenyReason, FailReason, Figures, Initiator, MigrationId, Phase, RequestId, Technique,
+    DenyReason, FailReason, Figures, Initiator, MigrationId, Phase, Protection, RequestId, Technique,
 };
 use std::time::Duration;
 use uuid::Uuid;
@@ -25,6 +25,10 @@ impl Broker {
     /// Step 5. The ticket must be there before memory moves: libvirt admits no change during a migration.
     pub(super) fn write_ticket(&mut self, now: Now, uuid: Uuid) {
         let attempt = (self.draw)();
+        let channels = match self.settle_encryption(now, uuid) {
+            Ok(channels) => channels,
+            Err((denial, detail)) => return self.call_off(now, uuid, denial, Some(detail)),
+        };
         let Some(guest) = self.guests.get_mut(&uuid) else { return };
         let Some(plan) = guest.mv.plan().cloned() else { return };
         let destination = plan.destination.as_ref().and_then(|d| self.hosts.get(d)?.latest()?.host_uuid);
@@ -53,15 +57,37 @@ impl Broker {
             expires_unix_ms: now.unix_ms + self.config.limits.ticket_ttl.as_millis() as u64,
             autostart: guest.domain.autostart && guest.domain.persistent,
             agent: guest.agent.is_some(),
+            channels: Some(channels),
         };
         let migration = plan.migration;
+        let to = plan.destination.clone().unwrap_or_default();
         guest.mv = Move::WritingTicket { plan, ticket };
         // The new ticket takes the place of whatever is there.
         guest.clear_ticket_at = None;
         if let Some(record) = self.record_mut(migration) {
             record.state = MoveState::WritingTicket;
+            record.channels = Some(channels);
         }
-        self.out.push(Action::WriteTicket { uuid, migration, xml: ticket.to_xml() });
+        let seal = if channels.ram == Protection::Tls { self.seal_for_move(now, uuid, &to) } else { None };
+        self.out.push(Action::WriteTicket { uuid, migration, xml: ticket.to_xml(), seal });
+    }
+
+    /// What was found when the host was chosen may have changed since: the way was measured, a guest has its say.
+    fn settle_encryption(&self, now: Now, uuid: Uuid) -> Result<Channels, (Denial, String)> {
+        let busy = || Denial { reason: DenyReason::Busy, retry_after_s: Some(5) };
+        let Some(guest) = self.guests.get(&uuid) else { return Err((busy(), "the domain is gone".into())) };
+        let plan = guest.mv.plan();
+        let there = plan.and_then(|p| p.destination.as_ref()).and_then(|d| self.config.host(d));
+        let (Some(plan), Some(there)) = (plan, there) else {
+            return Err((busy(), "its destination is no host of the configuration any more".into()));
+        };
+        // Whichever libvirt takes last would be what the destination sees.
+        if guest.seal.is_being_written() {
+            return Err((busy(), "how well its moves are to be encrypted is just being written".into()));
+        }
+        self.channels_to(now, uuid, plan.encryption, there).map_err(|detail| {
+            (Denial { reason: DenyReason::NotEncryptable, retry_after_s: Some(30) }, detail)
+        })
     }
 
     /// Step 6: tell the guest, then call libvirt.
@@ -105,6 +131,7 @@ impl Broker {
             persistent: guest.domain.persistent,
             bandwidth_mib_s: limits.bandwidth_mib_s,
             auto_converge: plan.technique == Technique::AutoConverge,
+            tls: ticket.channels.is_some_and(|c| c.ram == Protection::Tls),
             max_downtime_ms: wished_ms.into_iter().chain(limits.max_downtime_ms).min(),
         };
         let announced = std::mem::replace(&mut plan.accepted, true);
@@ -402,11 +429,13 @@ impl Broker {
                 (End::Denied(reason), Some(request)) => {
                     self.deny(uuid, request, Denial { reason, retry_after_s: None })
                 }
-                (End::Denied(_), None) => {
-                    self.tell(
-                        uuid,
-                        Failed { migration, request, reason: FailReason::DestinationRefused, figures },
-                    );
+                (End::Denied(reason), None) => {
+                    let reason = if reason == DenyReason::NotEncryptable {
+                        FailReason::EncryptionFailed
+                    } else {
+                        FailReason::DestinationRefused
+                    };
+                    self.tell(uuid, Failed { migration, request, reason, figures });
                 }
                 (End::Failed(reason), Some(asker)) => {
                     self.answer(uuid, asker, Failed { migration, request, reason, figures })
@@ -446,6 +475,8 @@ fn end_of(error: Option<&HvError>, rounds: u32, time_limit_hit: bool, my_libvirt
         Some(HvError::Refused { .. } | HvError::RefusedThere { .. }) => {
             End::Failed(FailReason::DestinationRefused)
         }
+        Some(HvError::NotEncrypted { .. }) if rounds == 0 => End::Denied(DenyReason::NotEncryptable),
+        Some(HvError::NotEncrypted { .. }) => End::Failed(FailReason::EncryptionFailed),
         Some(HvError::Busy { .. }) if rounds == 0 => End::Denied(DenyReason::Busy),
         // Our own libvirtd went away in the middle, and with it the reason.
         Some(HvError::Unreachable { uri, .. }) if uri == my_libvirt => End::Failed(FailReason::Unexplained),

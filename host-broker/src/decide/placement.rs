@@ -22,6 +22,8 @@ pub struct Candidate {
     pub from_wish: Known,
     /// Why the domain could not be reached there, if so; for the operator.
     pub cut_off: Option<String>,
+    /// Why a move there would not be encrypted as it must be, if so; for the operator.
+    pub not_encrypted: Option<String>,
 }
 
 /// What is wanted of a destination.
@@ -69,6 +71,10 @@ pub enum Verdict {
     DistanceUnknown,
     /// At another site, where the VM's clients could not reach it.
     CutOff {
+        detail: String,
+    },
+    /// A move there would not be encrypted, and it must be.
+    NotEncryptable {
         detail: String,
     },
     /// The way there was measured, or could not be.
@@ -145,6 +151,11 @@ impl Decision {
     /// Nothing was wrong with some host but that the domain could not be reached there.
     pub fn only_its_network_in_the_way(&self) -> bool {
         self.considered.iter().any(|c| matches!(c.verdict, Verdict::CutOff { .. }))
+    }
+
+    /// Nothing was wrong with some host but that a move there would not be encrypted.
+    pub fn only_encryption_in_the_way(&self) -> bool {
+        self.considered.iter().any(|c| matches!(c.verdict, Verdict::NotEncryptable { .. }))
     }
 
     /// Nothing was wrong with some host but its load.
@@ -242,7 +253,7 @@ fn eligible<'a>(c: &'a Candidate, demand: &Demand) -> Result<(&'a Load, Option<A
     {
         return Err(Verdict::NoRelief { load: there, here });
     }
-    // Last, so that "nothing but this" means what it says: its region, then its network.
+    // Last, so that "nothing but this" means what it says: its region, then its network, then encryption.
     let apart = match demand.nearer_than {
         Some(here) => match c.from_wish.nearer_than(here) {
             Some((true, there, _)) => Some(there),
@@ -254,9 +265,10 @@ fn eligible<'a>(c: &'a Candidate, demand: &Demand) -> Result<(&'a Load, Option<A
         }
         None => None,
     };
-    match &c.cut_off {
-        Some(detail) => Err(Verdict::CutOff { detail: detail.clone() }),
-        None => Ok((load, apart)),
+    match (&c.cut_off, &c.not_encrypted) {
+        (Some(detail), _) => Err(Verdict::CutOff { detail: detail.clone() }),
+        (None, Some(detail)) => Err(Verdict::NotEncryptable { detail: detail.clone() }),
+        (None, None) => Ok((load, apart)),
     }
 }
 
@@ -281,6 +293,7 @@ mod tests {
             has_broker: true,
             from_wish: Known::default(),
             cut_off: None,
+            not_encrypted: None,
         }
     }
 

@@ -27,7 +27,7 @@ use crate::hypervisor::{DomainState, HvError, JobFigures};
 use crate::records::{MoveRecord, MoveState};
 use crate::ticket::Ticket;
 use coms_protocol::guest_to_host::Wishes;
-use coms_protocol::types::NoticeReason;
+use coms_protocol::types::{EncryptionLevel, NoticeReason};
 use std::collections::VecDeque;
 use std::time::Duration;
 use uuid::Uuid;
@@ -51,6 +51,7 @@ impl Broker {
             reason: NoticeReason::Unstated,
             expedited: false,
             wishes: Wishes::default(),
+            encryption: EncryptionLevel::Never,
             technique: ticket.technique,
             only: None,
             wants_relief: false,

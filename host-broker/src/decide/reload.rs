@@ -138,6 +138,7 @@ fn changed(old: &Config, new: &Config) -> Vec<&'static str> {
         ("limits", old.limits == new.limits),
         ("notice", old.notices == new.notices),
         ("random", old.random == new.random),
+        ("encryption", old.encryption == new.encryption),
         ("regions", old.regions == new.regions),
         ("distances", old.distances == new.distances),
         ("link", old.link == new.link),

@@ -12,7 +12,7 @@ use crate::records::{MoveRecord, MoveState};
 use coms_protocol::guest_to_host::{Request, Waiting, Wishes};
 use coms_protocol::host_to_guest::{Accepted, AlreadyRunning, Cancelled, Denied, HostToGuest, Resend};
 use coms_protocol::types::{
-    DenyReason, Figures, Initiator, MigrationId, NoticeReason, RequestId, RequestReason,
+    DenyReason, EncryptionLevel, Figures, Initiator, MigrationId, NoticeReason, RequestId, RequestReason,
 };
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -27,7 +27,7 @@ const AGENT_MAY_COME: Duration = Duration::from_secs(60);
 
 impl Broker {
     /// A guest asks. Answered exactly once per id with something final; the same id again repeats the answer.
-    pub(super) fn request(&mut self, now: Now, uuid: Uuid, request: Request) {
+    pub(super) fn request(&mut self, now: Now, uuid: Uuid, request: Request, encryption: EncryptionLevel) {
         let Some(guest) = self.guests.get_mut(&uuid) else { return };
         let known = guest.waiting.iter().any(|w| w.request == request.id)
             || guest.mv.plan().is_some_and(|p| p.requests.contains(&request.id));
@@ -59,7 +59,7 @@ impl Broker {
             return self.answer_waiting(uuid);
         }
         if !guest.mv.is_none() {
-            return self.follow(uuid, request.id);
+            return self.follow(uuid, request.id, encryption);
         }
         let (reason, suffers) = match request.reason {
             RequestReason::WorkloadSlow | RequestReason::WorkloadFailing => (NoticeReason::Workload, true),
@@ -78,6 +78,7 @@ impl Broker {
         let wish = Wish {
             wants_relief: suffers,
             wishes: request.wishes,
+            encryption,
             ..Wish::of(if scheduled { Initiator::Schedule } else { Initiator::Customer }, reason)
         };
         if let Err(denial) = self.begin(now, uuid, Some(request.id), wish) {
@@ -99,10 +100,18 @@ impl Broker {
     }
 
     /// A second request while a move is being made: that move answers it too.
-    fn follow(&mut self, uuid: Uuid, request: RequestId) {
-        let Some(plan) = self.guests.get_mut(&uuid).and_then(|g| g.mv.plan_mut()) else { return };
+    fn follow(&mut self, uuid: Uuid, request: RequestId, encryption: EncryptionLevel) {
+        let Some(guest) = self.guests.get_mut(&uuid) else { return };
+        let settled = guest.mv.is_settled();
+        let Some(plan) = guest.mv.plan_mut() else { return };
         let migration = plan.migration;
         if !plan.requests.contains(&request) {
+            // How it is made stands already, and perhaps not as this one wants it.
+            if settled && plan.encryption.or(encryption) != plan.encryption {
+                let denial = Denial { reason: DenyReason::Busy, retry_after_s: Some(5) };
+                return self.deny(uuid, request, denial);
+            }
+            plan.encryption = plan.encryption.or(encryption);
             if plan.requests.len() >= FOLLOWERS {
                 return self.deny(uuid, request, Denial::new(DenyReason::TooOften));
             }
@@ -188,6 +197,7 @@ impl Broker {
             reason: wish.reason,
             expedited: wish.expedited,
             wishes: wish.wishes,
+            encryption: wish.encryption,
             technique,
             only: wish.only,
             wants_relief: wish.wants_relief,
@@ -284,6 +294,7 @@ impl Broker {
                 .plan()
                 .filter(|p| p.requests.contains(&w.request) || w.migration == Some(p.migration));
             let arrival = guest.arrival.as_ref().filter(|a| a.answers(w));
+            let enforced = arrival.and_then(|a| a.enforced.clone());
             if let Some(answer) = guest.answer_to(w.request) {
                 say.push(answer.clone());
             } else if let Some(plan) = plan {
@@ -291,6 +302,7 @@ impl Broker {
                     say.push(Accepted { request: w.request, migration: plan.migration }.into());
                 }
             } else if let Some(completed) = arrival.and_then(|a| a.told.clone()) {
+                say.extend(enforced.map(HostToGuest::from));
                 say.push(completed.into());
             } else if arrival.is_some() || guest.undecided || may_learn_more {
                 guest.waiting.push(w);
@@ -307,6 +319,7 @@ impl Broker {
 /// What is wanted of a move, and by whom.
 pub(super) struct Wish {
     pub(super) wishes: Wishes,
+    pub(super) encryption: EncryptionLevel,
     pub(super) initiator: Initiator,
     pub(super) reason: NoticeReason,
     /// Only to this host.
@@ -322,6 +335,7 @@ impl Wish {
     pub(super) fn of(initiator: Initiator, reason: NoticeReason) -> Self {
         Self {
             wishes: Wishes::default(),
+            encryption: EncryptionLevel::Never,
             initiator,
             reason,
             only: None,

@@ -73,6 +73,7 @@ impl Broker {
         self.read_ticket(now, uuid);
         self.take_up_announced(now, uuid);
         self.read_schedule(now, uuid);
+        self.read_seal(now, uuid);
         self.answer_waiting(uuid);
     }
 
@@ -85,6 +86,7 @@ impl Broker {
             }
             HvError::Refused { .. }
             | HvError::RefusedThere { .. }
+            | HvError::NotEncrypted { .. }
             | HvError::Aborted { .. }
             | HvError::Other { .. } => {
                 self.log(Level::Warn, Some(uuid), error.to_string());

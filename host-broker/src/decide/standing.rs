@@ -86,6 +86,7 @@ mod tests {
             expires_unix_ms: 1000,
             autostart: false,
             agent: false,
+            channels: None,
         };
         let domain = Domain {
             uuid: Uuid::nil(),
@@ -99,6 +100,7 @@ mod tests {
             needs: Needs { virt_type: String::new(), arch: String::new(), machine: String::new() },
             ticket_xml: None,
             random_xml: None,
+            seal_xml: None,
             permitted: false,
             interfaces: Vec::new(),
             job_active,

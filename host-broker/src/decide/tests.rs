@@ -6,6 +6,7 @@ mod announce;
 mod arrivals;
 mod blame;
 mod bounds;
+mod encryption;
 mod foreign;
 mod geo;
 mod orders;
@@ -58,7 +59,7 @@ fn config(me: &str, other: &str) -> Config {
 
 /// A look at a host whose broker shows this sign of life.
 fn sample(host_uuid: Uuid, beat: u64) -> HostSample {
-    let broker = Some(Mark { broker: "test".into(), beat, unix_ms: 0, stretched: Vec::new() });
+    let broker = Some(Mark { broker: "test".into(), beat, unix_ms: 0, stretched: Vec::new(), tls: None });
     HostSample { cpus: 1, memory_kib: 16 << 20, host_uuid: Some(host_uuid), domains: Vec::new(), broker }
 }
 
@@ -75,6 +76,7 @@ fn domain(state: DomainState) -> Domain {
         needs: Needs { virt_type: "qemu".into(), arch: "x86_64".into(), machine: "pc".into() },
         ticket_xml: None,
         random_xml: None,
+        seal_xml: None,
         permitted: false,
         interfaces: Vec::new(),
         job_active: false,
@@ -202,7 +204,9 @@ fn ticket(w: &World) -> Ticket {
     // Ids that no other broker of a script draws.
     let (migration, attempt) = (MigrationId(500), 501);
     let (written_unix_ms, expires_unix_ms) = (w.now.unix_ms, w.now.unix_ms + 600_000);
-    Ticket { migration, attempt, written_unix_ms, expires_unix_ms, ..ticket }
+    // Of a source that is older than the word for it: what was enforced has scripts of its own.
+    let channels = None;
+    Ticket { migration, attempt, written_unix_ms, expires_unix_ms, channels, ..ticket }
 }
 
 fn cancel(w: &mut World, id: u64) -> Vec<Action> {

@@ -152,6 +152,7 @@ impl Broker {
                 domains: load.as_ref().map(|l| l.domains),
                 broker: history.and_then(|h| h.broker(now.mono)).map(|m| m.broker.clone()),
                 clock_ahead_ms: history.and_then(load::History::ahead_ms),
+                certificate_sha256: history.and_then(|h| h.broker(now.mono)).and_then(|m| m.tls.clone()),
             }
         })
         .collect()

@@ -1,5 +1,6 @@
 //! Starts what was decided. Each action is a task of its own; its result comes back as an event.
 
+use super::certificate;
 use super::control_socket::Callers;
 use super::event_loop::Clock;
 use super::guest_links::Links;
@@ -13,7 +14,7 @@ use super::step;
 use crate::action::{Action, Level};
 use crate::config::{Config, ConfigError};
 use crate::event::{Answer, Elsewhere, Event};
-use crate::hypervisor::{HvError, JobFigures, MigrateSpec, Needs};
+use crate::hypervisor::{HvError, JobFigures, Mark, MigrateSpec, Needs};
 use coms_protocol::types::MigrationId;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -57,6 +58,8 @@ pub struct Executor {
     state: State,
     file: PathBuf,
     me: String,
+    /// Where QEMU's are.
+    certificates: PathBuf,
     clock: Clock,
     log_limit: LogLimit,
 }
@@ -79,6 +82,7 @@ impl Executor {
             state,
             file,
             me: config.me.name.clone(),
+            certificates: certificate::directory(config),
             clock: Clock::start(),
             log_limit: LogLimit::default(),
         }
@@ -104,9 +108,19 @@ impl Executor {
                 let (domain, answers) = tokio::join!(look, survey(&libvirt, uuid, needs, hosts, within));
                 Event::Surveyed { uuid, migration, domain, answers }
             }),
-            Action::WriteTicket { uuid, migration, xml } => self.spawn(async move {
-                Event::TicketWritten { uuid, migration, result: libvirt.set_ticket(uuid, Some(xml)).await }
+            Action::WriteTicket { uuid, migration, xml, seal } => self.spawn(async move {
+                let sealed = match seal {
+                    Some(seal) => libvirt.set_seal(uuid, Some(seal)).await,
+                    None => Ok(()),
+                };
+                let result = match sealed {
+                    Ok(()) => libvirt.set_ticket(uuid, Some(xml)).await,
+                    Err(e) => Err(e),
+                };
+                Event::TicketWritten { uuid, migration, result }
             }),
+            Action::WriteSeal { uuid, xml } => self
+                .spawn(async move { Event::SealWritten { uuid, result: libvirt.set_seal(uuid, xml).await } }),
             Action::ClearTicket { uuid } => {
                 self.spawn(async move {
                     Event::TicketCleared { uuid, result: libvirt.set_ticket(uuid, None).await }
@@ -150,7 +164,10 @@ impl Executor {
             Action::Suspend { uuid } => {
                 self.spawn(async move { Event::Resumed { uuid, result: libvirt.suspend(uuid).await } });
             }
-            Action::Beat(mark) => self.spawn(async move { Event::Marked(libvirt.set_mark(mark).await) }),
+            Action::Beat(mark) => {
+                let mark = Mark { tls: certificate::installed(&self.certificates), ..mark };
+                self.spawn(async move { Event::Marked(libvirt.set_mark(mark).await) });
+            }
             Action::Measure { uuid, migration, host, link } => {
                 let (pool, turn) = (self.pool.borrow().clone(), self.measuring.clone());
                 self.spawn(async move {
@@ -193,6 +210,7 @@ impl Executor {
                 self.spawn(async move { Event::Reloaded { caller, config } });
             }
             Action::Configure(config) => {
+                self.certificates = certificate::directory(&config);
                 self.samplers.set(&config);
                 let key = self.state.alias_key.link_key();
                 self.pool.send_replace(link::Pool::of(&config, key));
@@ -322,6 +340,7 @@ async fn watch(libvirt: Libvirt, tx: mpsc::Sender<Event>, uuid: Uuid, migration:
                 | HvError::Unreachable { .. }
                 | HvError::Refused { .. }
                 | HvError::RefusedThere { .. }
+                | HvError::NotEncrypted { .. }
                 | HvError::Aborted { .. }
                 | HvError::Other { .. },
             ) => {}

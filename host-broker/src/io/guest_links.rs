@@ -414,7 +414,9 @@ fn is_news(message: &HostToGuest) -> bool {
         | HostToGuest::Verdict(_)
         | HostToGuest::Hosts(_)
         | HostToGuest::RandomStatus(_)
-        | HostToGuest::Regions(_) => false,
+        | HostToGuest::Regions(_)
+        | HostToGuest::Protected(_)
+        | HostToGuest::Enforced(_) => false,
     }
 }
 

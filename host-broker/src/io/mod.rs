@@ -1,6 +1,7 @@
 //! Doing. No branch in here depends on policy.
 
 mod budget;
+pub mod certificate;
 mod control_socket;
 mod event_loop;
 mod execute;

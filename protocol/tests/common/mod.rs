@@ -134,7 +134,9 @@ pub fn number_of(message: &GuestToHost) -> u64 {
         | GuestToHost::RandomStart(_)
         | GuestToHost::RandomStop(_)
         | GuestToHost::RandomQuery(_)
-        | GuestToHost::RegionsQuery(_) => {
+        | GuestToHost::RegionsQuery(_)
+        | GuestToHost::Protect(_)
+        | GuestToHost::ProtectedRequest(_) => {
             unreachable!("these tests send pings")
         }
     }

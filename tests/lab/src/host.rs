@@ -187,6 +187,11 @@ impl Host {
         format!("qemu+tcp://{}/system", self.ip())
     }
 
+    /// The same by TLS, in a lab whose hosts have certificates.
+    pub fn libvirt_uri_tls(&self) -> String {
+        format!("qemu+tls://{}/system?pkipath={}", self.ip(), crate::tls::DIR_INSIDE)
+    }
+
     /// Where a path of the host's private directories is seen from outside.
     ///
     /// # Panics

@@ -63,4 +63,5 @@ pub use guest_spec::Workload;
 pub use host::{Host, HostConfig};
 pub use lab::{Lab, LabConfig};
 pub use process::{Process, Signal, wait_until};
+pub use tls::DIR_INSIDE as PKI;
 pub use udp_echo::{ECHO_INTERVAL, Echo, UdpEcho};

@@ -25,8 +25,9 @@ pub(crate) fn configure(
     host_uuid: &str,
     with_tls: bool,
 ) -> Result<()> {
+    let (listen_tls, own_tls) = if with_tls { (1, tls::libvirtd_conf()) } else { (0, String::new()) };
     let libvirtd = format!(
-        r#"listen_tls = 0
+        r#"listen_tls = {listen_tls}
 listen_tcp = 1
 listen_addr = "{address}"
 auth_tcp = "none"
@@ -34,7 +35,7 @@ auth_unix_rw = "none"
 auth_unix_ro = "none"
 host_uuid = "{host_uuid}"
 log_outputs = "3:file:/var/log/libvirt/libvirtd.log"
-"#
+{own_tls}"#
     );
     let tls = if with_tls { tls::qemu_conf() } else { String::new() };
     let qemu = format!(

@@ -14,8 +14,8 @@ use crate::{
     requirements::search_path,
 };
 
-/// Where a host's QEMU looks for its certificates, inside the host.
-const DIR_INSIDE: &str = "/etc/libvirt/pki";
+/// Where a host's QEMU looks for its certificates, inside the host; and its libvirt, for its own connections.
+pub const DIR_INSIDE: &str = "/etc/libvirt/pki";
 
 /// What qemu.conf says more, so that `virsh migrate --tls` works and both ends are verified.
 pub(crate) fn qemu_conf() -> String {
@@ -23,6 +23,17 @@ pub(crate) fn qemu_conf() -> String {
         r#"default_tls_x509_cert_dir = "{DIR_INSIDE}"
 migrate_tls_x509_cert_dir = "{DIR_INSIDE}"
 migrate_tls_x509_verify = 1
+"#
+    )
+}
+
+/// What libvirtd.conf says more, so that other hosts reach it by TLS.
+pub(crate) fn libvirtd_conf() -> String {
+    format!(
+        r#"auth_tls = "none"
+ca_file = "{DIR_INSIDE}/ca-cert.pem"
+cert_file = "{DIR_INSIDE}/server-cert.pem"
+key_file = "{DIR_INSIDE}/server-key.pem"
 "#
     )
 }
@@ -74,6 +85,10 @@ impl Authority {
             (&key, "client-key.pem"),
             (&certificate, "server-cert.pem"),
             (&certificate, "client-cert.pem"),
+            // As libvirt's client names them.
+            ("ca-cert.pem", "cacert.pem"),
+            (&certificate, "clientcert.pem"),
+            (&key, "clientkey.pem"),
         ];
         for (from, name) in copies {
             fs::copy(self.dir.join(from), to.join(name))

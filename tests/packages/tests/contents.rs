@@ -7,7 +7,7 @@ use serde_json::Value;
 use std::path::Path;
 
 /// What the issue promises of each, however the distribution names the place.
-const AGENT: [&str; 17] = [
+const AGENT: [&str; 18] = [
     "/usr/bin/coms",
     "/usr/bin/coms-agent",
     "/etc/coms/agent.toml",
@@ -24,6 +24,7 @@ const AGENT: [&str; 17] = [
     "/usr/share/doc/coms-agent/examples/hooks/tell-syslog",
     "/usr/share/doc/coms-agent/licences.txt.gz",
     "/usr/share/doc/coms-agent/geolocation.md",
+    "/usr/share/doc/coms-agent/encryption.md",
     "/usr/share/doc/coms-agent/coms-agent.cdx.json.gz",
 ];
 const PLUGINS: [&str; 18] = [
@@ -46,7 +47,7 @@ const PLUGINS: [&str; 18] = [
     "/usr/share/doc/coms-plugins/licences.txt.gz",
     "/usr/share/doc/coms-plugins/coms-plugins.cdx.json.gz",
 ];
-const BROKER: [&str; 18] = [
+const BROKER: [&str; 19] = [
     "/usr/bin/coms-broker",
     "/usr/bin/comsctl",
     "/etc/coms/broker.toml",
@@ -54,6 +55,7 @@ const BROKER: [&str; 18] = [
     "/usr/share/coms-broker/channel.xml",
     "/usr/libexec/coms/stretch-vxlan",
     "/usr/share/doc/coms-broker/network-step.md",
+    "/usr/share/doc/coms-broker/encryption.md",
     "systemd/system/coms-broker.service",
     "/usr/lib/sysusers.d/coms-broker.conf",
     "/usr/lib/tmpfiles.d/coms-broker.conf",

@@ -116,6 +116,9 @@ pub struct Settings {
     pub free_cpus: bool,
     /// A host of which only so much memory counts.
     pub memory_mib: Option<(&'static str, u64)>,
+    /// More lines of `[encryption]`. Hosts have certificates then, reach each other's libvirt by TLS, and have the
+    /// broker's hook.
+    pub encryption: Option<String>,
     /// Run programs that can be stopped between two steps.
     pub stop_points: bool,
     /// Hosts whose broker and comsctl are still the first version's.
@@ -144,6 +147,7 @@ impl Default for Settings {
             link: String::new(),
             free_cpus: false,
             memory_mib: None,
+            encryption: None,
             stop_points: false,
             first_version: Vec::new(),
         }
@@ -162,17 +166,35 @@ impl Stage {
         });
         let lab = Lab::new(LabConfig {
             hosts: hosts.collect(),
+            tls: settings.encryption.is_some(),
             agent: Some(programs.guest.agent.clone()),
             cli: Some(programs.guest.cli.clone()),
             ..LabConfig::default()
         })?;
         let brokers = settings.hosts.iter().map(|_| None).collect();
         let mut stage = Stage { lab, brokers, settings };
+        if stage.settings.encryption.is_some() {
+            stage.give_hooks()?;
+        }
         for i in 0..stage.brokers.len() {
             stage.start_broker(i)?;
         }
         stage.wait_for_load()?;
         Ok(stage)
+    }
+
+    /// libvirt's hook as the package brings it, which libvirt looks for when it starts.
+    fn give_hooks(&self) -> Result<()> {
+        let file = coms_lab::workspace_root().join("packaging/libvirt/hook");
+        let program = self.comsctl_program()?.display().to_string();
+        let hook = std::fs::read_to_string(file)?.replace("/usr/bin/comsctl", &program);
+        for i in 0..self.brokers.len() {
+            let host = self.host(i);
+            host.write_program("/etc/libvirt/hooks/qemu.d/coms-broker", &hook)?;
+            host.stop_libvirtd(Signal::TERM)?;
+            host.start_libvirtd()?;
+        }
+        Ok(())
     }
 
     pub fn host(&self, i: usize) -> &Host {
@@ -200,6 +222,10 @@ impl Stage {
             toml.push_str(&format!("\n[link]\nlisten = \"{listen}\"\n{}\n", self.settings.link));
         }
         toml.push_str(&format!("\n{}\n", self.settings.places));
+        if let Some(more) = &self.settings.encryption {
+            let certificates = coms_lab::PKI;
+            toml.push_str(&format!("\n[encryption]\ncertificates = \"{certificates}\"\n{more}\n"));
+        }
         if !self.settings.notice.is_empty() {
             toml.push_str(&format!("\n[notice]\n{}\n", self.settings.notice));
         }
@@ -208,7 +234,10 @@ impl Stage {
                 "\n[[hosts]]\nname = \"{}\"\nregion = \"{}\"\nlibvirt = \"{}\"\ncpus = 1\n",
                 HOSTS[i],
                 REGIONS[i],
-                self.host(i).libvirt_uri_remote()
+                match self.settings.encryption {
+                    Some(_) => self.host(i).libvirt_uri_tls(),
+                    None => self.host(i).libvirt_uri_remote(),
+                }
             ));
             toml.push_str(&self.site_lines(i, true));
             if let Some((_, mib)) = self.settings.memory_mib.filter(|(name, _)| *name == HOSTS[i]) {

@@ -134,6 +134,23 @@ pub enum Command {
         #[arg(long, value_name = "FILE", default_value = "/etc/coms/broker.toml")]
         config: PathBuf,
     },
+    /// Whether a VM may arrive here: for libvirt's hook, which calls it with the VM's XML on standard input
+    #[command(
+        after_help = "Example, as libvirt does it:\n  comsctl hook web-1 migrate begin - < web-1.xml\n\nA VM whose moves must be encrypted comes with a waybill of the broker that sends it, or not at all, whoever moves it. Prints nothing on standard output. Exit status: 0 it may come, 1 it may not; standard error says why, and libvirt shows that to who began the move. Examples of both: docs/encryption.md."
+    )]
+    Hook {
+        /// The broker's configuration
+        #[arg(long, value_name = "FILE", default_value = "/etc/coms/broker.toml")]
+        config: PathBuf,
+        /// The VM's name
+        vm: String,
+        /// What libvirt does with it
+        operation: String,
+        /// Which part of that
+        part: String,
+        /// What libvirt adds
+        more: Vec<String>,
+    },
     /// The configuration
     #[command(subcommand)]
     Config(ConfigCommand),

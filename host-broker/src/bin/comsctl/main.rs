@@ -8,6 +8,7 @@ mod client;
 mod config_check;
 mod doctor;
 mod follow;
+mod hook;
 mod show;
 mod tables;
 
@@ -109,6 +110,7 @@ fn run(args: &Args) -> Result<ExitCode, Failure> {
         Command::Resume => done(json, connect()?.ask(&Request::Resume)?),
         Command::Reload => done(json, connect()?.ask(&Request::Reload)?),
         Command::Doctor { config } => doctor::doctor(json, config, args.socket.as_deref()),
+        Command::Hook { config, vm, operation, part, more: _ } => hook::hook(config, vm, operation, part),
         Command::Config(ConfigCommand::Check { file }) => config_check::check(json, file),
     }
 }

@@ -127,6 +127,7 @@ fn verdict(c: &Considered) -> String {
         Verdict::CutOff { detail } => {
             format!("is at another site, out of reach of the VM's clients: {detail}")
         }
+        Verdict::NotEncryptable { detail } => format!("a move there would not be encrypted: {detail}"),
         Verdict::LinkUnfit { detail, .. } => format!("the way there is not fit: {detail}"),
         Verdict::NetworkRefused { detail } => format!("the VM's network was not stretched there: {detail}"),
         Verdict::NoAnswer => "did not answer in time".into(),
@@ -162,6 +163,9 @@ fn figures(r: &MoveRecord) -> Vec<(&'static str, String)> {
         ("pages with content", f.pages.map(|v| v.to_string())),
         ("rounds of copying", f.rounds.map(|v| v.to_string())),
         ("still to copy", r.bytes_remaining.map(|b| format!("{} MiB", b >> 20))),
+        ("memory crossed", r.channels.map(|c| c.ram.to_string())),
+        ("disks crossed", r.channels.map(|c| c.disk.to_string())),
+        ("control connection", r.channels.map(|c| c.control.to_string())),
         ("resumed to told", r.resumed_to_told_ms.map(|v| format!("{v:.1} ms"))),
     ];
     all.into_iter().filter_map(|(what, value)| Some((what, value?))).collect()
@@ -205,6 +209,7 @@ mod tests {
             resumed_to_told_ms: None,
             ended_unix_ms: Some(1_003_000),
             figures: Figures { downtime_ms: Some(40), ..Figures::default() },
+            channels: None,
             bytes_remaining: None,
             link: None,
             waits: Some(Waits {

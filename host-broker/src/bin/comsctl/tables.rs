@@ -45,10 +45,11 @@ pub fn table_of_hosts(hosts: &[HostView]) -> String {
             memory,
             count,
             broker.into(),
+            if h.certificate_sha256.is_some() { "ready" } else { "-" }.into(),
             answers + &clock,
         ]
     });
-    table(["HOST", "REGION", "CPUS", "LOAD", "MEMORY", "VMS", "BROKER", "ANSWERS"], rows)
+    table(["HOST", "REGION", "CPUS", "LOAD", "MEMORY", "VMS", "BROKER", "TLS", "ANSWERS"], rows)
 }
 
 pub fn table_of_moves(moves: &[MoveRecord]) -> String {

@@ -4,7 +4,7 @@ use super::errors::Failure;
 use super::ffi;
 use super::ffi::Value;
 use super::figures::job_figures;
-use super::xml::{self, PART_NAMESPACE, SCHEDULE_NAMESPACE, TICKET_NAMESPACE};
+use super::xml::{self, PART_NAMESPACE, SCHEDULE_NAMESPACE, SEAL_NAMESPACE, TICKET_NAMESPACE};
 use crate::hypervisor::{
     Domain, DomainSample, DomainState, HostSample, HvError, JobFigures, Mark, MigrateSpec, Needs, Part,
     VcpuTimes,
@@ -122,6 +122,7 @@ impl Connection {
             needs: facts.needs,
             ticket_xml: facts.ticket_xml,
             random_xml: facts.random_xml,
+            seal_xml: facts.seal_xml,
             interfaces: facts.interfaces,
             permitted: facts.permitted,
             job_active: job != Job::None,
@@ -172,7 +173,11 @@ impl Connection {
         self.set_element("set schedule", uuid, xml, SCHEDULE_NAMESPACE)
     }
 
-    /// In the running domain only: the definition on disk must carry neither a ticket nor a schedule into the next
+    pub(super) fn set_seal(&self, uuid: Uuid, xml: Option<&str>) -> Result<(), HvError> {
+        self.set_element("set seal", uuid, xml, SEAL_NAMESPACE)
+    }
+
+    /// In the running domain only: the definition on disk must carry neither ticket nor schedule nor seal into the next
     /// boot.
     fn set_element(
         &self,
@@ -405,6 +410,9 @@ impl Connection {
         }
         if spec.auto_converge {
             flags |= sys::VIR_MIGRATE_AUTO_CONVERGE;
+        }
+        if spec.tls {
+            flags |= sys::VIR_MIGRATE_TLS;
         }
         let parameters = virt::domain::MigrateParameters {
             uri: spec.migrate_uri.clone(),

@@ -27,6 +27,7 @@ impl Failure {
             Sort::Refused => HvError::Refused { operation, detail },
             Sort::RefusedThere => HvError::RefusedThere { operation, detail },
             Sort::Aborted => HvError::Aborted { operation, detail },
+            Sort::NotEncrypted => HvError::NotEncrypted { operation, detail },
             Sort::Other => HvError::Other {
                 operation,
                 code: i32::try_from(self.code).unwrap_or(i32::MAX),
@@ -44,9 +45,15 @@ enum Sort {
     Busy,
     Refused,
     RefusedThere,
+    NotEncrypted,
     Aborted,
     Other,
 }
+
+/// QEMU's and libvirt's words for TLS that does not come about. They have no code of its own: QEMU's come as the text of
+/// a job that failed or of a command that did.
+const TLS_WORDS: [&str; 6] =
+    ["TLS", "certificate", "Certificate", "Unable to access credentials", "x509", "gnutls"];
 
 fn sort(code: sys::virErrorNumber, domain: sys::virErrorDomain, message: &str) -> Sort {
     match code {
@@ -96,6 +103,11 @@ fn sort(code: sys::virErrorNumber, domain: sys::virErrorDomain, message: &str) -
             if domain == sys::VIR_FROM_RPC || domain == sys::VIR_FROM_REMOTE =>
         {
             Sort::Unreachable
+        }
+        sys::VIR_ERR_INTERNAL_ERROR | sys::VIR_ERR_OPERATION_FAILED | sys::VIR_ERR_SYSTEM_ERROR
+            if TLS_WORDS.iter().any(|word| message.contains(word)) =>
+        {
+            Sort::NotEncrypted
         }
         _ => Sort::Other,
     }
@@ -147,6 +159,19 @@ mod tests {
             (VIR_ERR_SYSTEM_ERROR, VIR_FROM_QEMU, "unable to open file", Sort::Other),
             (VIR_ERR_INTERNAL_ERROR, VIR_FROM_RPC, "client socket is closed", Sort::Unreachable),
             (VIR_ERR_INTERNAL_ERROR, VIR_FROM_QEMU, "unable to execute QEMU command", Sort::Other),
+            (
+                VIR_ERR_INTERNAL_ERROR,
+                VIR_FROM_QEMU,
+                "unable to execute QEMU command 'object-add': Unable to access credentials \
+                 /etc/pki/qemu/ca-cert.pem: No such file or directory",
+                Sort::NotEncrypted,
+            ),
+            (
+                VIR_ERR_OPERATION_FAILED,
+                VIR_FROM_QEMU,
+                "job 'migration out' failed: The certificate hasn't got a known issuer",
+                Sort::NotEncrypted,
+            ),
             (VIR_ERR_INVALID_CONN, VIR_FROM_NONE, "invalid connection pointer", Sort::Unreachable),
         ];
         for (code, domain, message, expected) in cases {

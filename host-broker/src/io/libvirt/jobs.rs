@@ -39,6 +39,7 @@ impl Jobs {
                 | HvError::Unreachable { .. }
                 | HvError::Refused { .. }
                 | HvError::RefusedThere { .. }
+                | HvError::NotEncrypted { .. }
                 | HvError::Aborted { .. }
                 | HvError::Other { .. },
             ) => Job::Outgoing,

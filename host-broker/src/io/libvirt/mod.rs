@@ -139,6 +139,11 @@ impl Libvirt {
         self.inner.changes.call("set schedule", move |c| c.set_schedule(uuid, xml.as_deref())).await
     }
 
+    /// The same for the seal.
+    pub async fn set_seal(&self, uuid: Uuid, xml: Option<String>) -> Result<(), HvError> {
+        self.inner.changes.call("set seal", move |c| c.set_seal(uuid, xml.as_deref())).await
+    }
+
     /// Gives the domain our port and the permission to take part, or takes both away. Not while a job runs on it:
     /// libvirt would take 30 s to refuse.
     pub async fn set_part(&self, uuid: Uuid, on: bool) -> Result<Part, HvError> {

@@ -10,6 +10,8 @@ use uuid::Uuid;
 /// Where the broker's ticket lives in a domain's metadata, and where the schedule of random moves does.
 pub(super) const TICKET_NAMESPACE: &str = crate::ticket::NAMESPACE;
 pub(super) const SCHEDULE_NAMESPACE: &str = crate::schedule::NAMESPACE;
+/// Where it says that its moves are to be encrypted.
+pub(super) const SEAL_NAMESPACE: &str = crate::seal::NAMESPACE;
 /// Where it says that the operator lets the domain take part.
 pub(super) const PART_NAMESPACE: &str = crate::hypervisor::PART_NAMESPACE;
 
@@ -19,6 +21,7 @@ pub(super) struct Facts {
     pub needs: Needs,
     pub ticket_xml: Option<String>,
     pub random_xml: Option<String>,
+    pub seal_xml: Option<String>,
     pub permitted: bool,
     pub interfaces: Vec<Interface>,
 }
@@ -111,6 +114,7 @@ pub(super) fn facts(xml: &str) -> Result<Facts, roxmltree::Error> {
         },
         ticket_xml: element(TICKET_NAMESPACE),
         random_xml: element(SCHEDULE_NAMESPACE),
+        seal_xml: element(SEAL_NAMESPACE),
         permitted: element(PART_NAMESPACE).is_some(),
         interfaces: cards.map(card).collect(),
     })
@@ -126,11 +130,12 @@ pub(super) fn host_uuid(capabilities: &str) -> Option<Uuid> {
 /// A broker's sign of life, as a secret's definition.
 pub(super) fn mark_xml(uuid: Uuid, mark: &Mark) -> String {
     // Its own name and version, numbers, and bridges' names: nothing to be escaped.
-    let Mark { broker, beat, unix_ms, stretched } = mark;
+    let Mark { broker, beat, unix_ms, stretched, tls } = mark;
     let stretched = stretched.join(" ");
+    let tls = tls.as_deref().unwrap_or("none");
     format!(
         "<secret ephemeral='yes' private='yes'><uuid>{uuid}</uuid>\
-         <description>{broker}; beat {beat}; unix_ms {unix_ms}; stretched {stretched}</description></secret>"
+         <description>{broker}; beat {beat}; unix_ms {unix_ms}; stretched {stretched}; tls {tls}</description></secret>"
     )
 }
 
@@ -145,7 +150,10 @@ pub(super) fn mark(xml: &str) -> Option<Mark> {
     // One of before says none.
     let stretched = parts.next().and_then(|p| p.strip_prefix("stretched ")).unwrap_or_default();
     let stretched = stretched.split(' ').filter(|name| is_bridge(name)).take(STRETCHED).map(str::to_owned);
-    Some(Mark { broker, beat, unix_ms, stretched: stretched.collect() })
+    let stretched = stretched.collect();
+    let is_print = |text: &&str| text.len() == 64 && text.chars().all(|c| c.is_ascii_hexdigit());
+    let tls = parts.next().and_then(|p| p.strip_prefix("tls ")).filter(is_print).map(str::to_owned);
+    Some(Mark { broker, beat, unix_ms, stretched, tls })
 }
 
 fn child<'a, 'i>(node: Node<'a, 'i>, name: &str) -> Option<Node<'a, 'i>> {

@@ -28,6 +28,7 @@ pub fn run(uuid: Uuid, to: String, libvirt: &str) -> Result<()> {
             persistent: false,
             bandwidth_mib_s: None,
             auto_converge: false,
+            tls: false,
             max_downtime_ms: None,
         };
         Ok(libvirt.migrate(spec).await?)

@@ -65,6 +65,7 @@ pub fn doctor(json: bool, file: &Path, socket: Option<&Path>) -> Result<ExitCode
         found.extend(files::state_directory(&config.state));
         found.push(files::alias_key(config));
         found.extend(setup::certificates(config, Path::new(setup::PKI)));
+        found.push(setup::hook(Path::new(setup::HOOK)));
         let broker = Broker::connect(socket).ok().and_then(|b| b.pid());
         let status = broker.and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/status")).ok());
         found.extend(setup::network_step(config, status.as_deref()));

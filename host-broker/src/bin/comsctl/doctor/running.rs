@@ -144,6 +144,7 @@ mod tests {
             domains: None,
             broker: Some("coms-broker 0.1.0".into()),
             clock_ahead_ms: Some(900),
+            certificate_sha256: None,
         }
     }
 

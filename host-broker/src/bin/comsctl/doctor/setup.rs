@@ -82,6 +82,32 @@ pub fn certificates(config: &Config, pki: &Path) -> Vec<Finding> {
         .collect()
 }
 
+/// What keeps VMs away whose moves must be encrypted and are not.
+pub const HOOK: &str = "/etc/libvirt/hooks/qemu.d/coms-broker";
+
+pub fn hook(file: &Path) -> Finding {
+    const CHECK: &str = "hook";
+    let shown = file.display();
+    let danger = "VMs whose moves must be encrypted can be moved here in the clear, past the brokers";
+    let remedy = "install the package's hook again (chmod 755), then restart libvirtd: it looks for hooks when it starts";
+    let runs = |m: &std::fs::Metadata| m.is_file() && m.mode() & 0o111 != 0;
+    match std::fs::read_to_string(file).and_then(|text| Ok((text, std::fs::metadata(file)?))) {
+        Ok((text, m)) if runs(&m) && text.contains("comsctl hook") => {
+            Finding::ok(CHECK, format!("{shown} is there"))
+        }
+        Ok((_, m)) if !runs(&m) => Finding::warn(CHECK, format!("{shown} is no program: {danger}"), remedy),
+        Ok(_) => Finding::warn(
+            CHECK,
+            format!("{shown} does not call comsctl hook, as of an older package: {danger}"),
+            remedy,
+        ),
+        Err(e) if e.kind() == ErrorKind::PermissionDenied => {
+            Finding::warn(CHECK, format!("{shown} cannot be read by who runs this"), "sudo comsctl doctor")
+        }
+        Err(e) => Finding::warn(CHECK, format!("{shown}: {e}; {danger}"), remedy),
+    }
+}
+
 /// Of the capabilities in /proc/PID/status.
 const CAP_NET_ADMIN: u64 = 1 << 12;
 
@@ -198,6 +224,23 @@ mod tests {
 
     fn good() -> Config {
         Config::parse(Path::new(FILE), GOOD).unwrap()
+    }
+
+    #[test]
+    fn the_hook_is_there_runs_and_asks() {
+        use super::super::Status;
+        use std::os::unix::fs::PermissionsExt;
+        let file = std::env::temp_dir().join(format!("coms-doctor-hook-{}", std::process::id()));
+        let mode = |bits| std::fs::set_permissions(&file, std::fs::Permissions::from_mode(bits)).unwrap();
+        assert_eq!(hook(&file).status, Status::Warn, "not there");
+        std::fs::write(&file, "#!/bin/sh\nexec /usr/bin/comsctl hook -- \"$@\"\n").unwrap();
+        mode(0o644);
+        assert!(hook(&file).detail.contains("is no program"));
+        mode(0o755);
+        assert_eq!(hook(&file).status, Status::Ok);
+        std::fs::write(&file, "#!/bin/sh\nexit 0\n").unwrap();
+        assert!(hook(&file).detail.contains("older package"));
+        std::fs::remove_file(&file).unwrap();
     }
 
     #[test]

@@ -139,6 +139,7 @@ impl Pool {
                     beat: self.beat,
                     unix_ms: self.now.unix_ms,
                     stretched: Vec::new(),
+                    tls: None,
                 });
                 let sample = HostSample {
                     cpus: 1,
@@ -165,6 +166,7 @@ impl Pool {
             needs: Needs { virt_type: "qemu".into(), arch: "x86_64".into(), machine: "pc".into() },
             ticket_xml: self.ticket.clone(),
             random_xml: self.xml.clone(),
+            seal_xml: None,
             permitted: false,
             interfaces: Vec::new(),
             job_active: false,
@@ -205,7 +207,7 @@ impl Pool {
                 self.xml = xml;
                 events.push_back((i, Event::ScheduleWritten { uuid, result: Ok(()) }));
             }
-            Action::WriteTicket { uuid, migration, xml } => {
+            Action::WriteTicket { uuid, migration, xml, .. } => {
                 self.ticket = Some(xml);
                 events.push_back((i, Event::TicketWritten { uuid, migration, result: Ok(()) }));
             }
