@@ -1,7 +1,7 @@
 //! What is installed on a host, read. Judges nothing.
 
 use super::conf::{MIGRATE_DIR, QEMU_CONF, QemuConf};
-use super::{Content, Expected, File, Finding, Meta, Name, Owner, Pair, Set, User, inspect};
+use super::{Content, Expected, File, Finding, Kind, Meta, Name, Owner, Pair, Set, Severity, User, inspect};
 use crate::config::Config;
 use std::fs;
 use std::io::{ErrorKind, Read};
@@ -18,6 +18,8 @@ const QEMU_USERS: [&str; 2] = ["libvirt-qemu", "qemu"];
 pub struct Host {
     root: PathBuf,
     pub conf: QemuConf,
+    /// Why qemu.conf could not be read, where it is there.
+    pub conf_unread: Option<String>,
     /// Where QEMU looks, as QEMU sees it.
     pub qemu_dir: PathBuf,
     pub qemu_user: Option<User>,
@@ -27,14 +29,19 @@ impl Host {
     /// The host whose files are below `root`: `/` for this one.
     pub fn read(root: &Path) -> Self {
         let below = |path: &str| root.join(path.trim_start_matches('/'));
-        let conf = QemuConf::parse(&fs::read_to_string(below(QEMU_CONF)).unwrap_or_default());
+        let (text, conf_unread) = match fs::read_to_string(below(QEMU_CONF)) {
+            Ok(text) => (text, None),
+            Err(e) if e.kind() == ErrorKind::NotFound => (String::new(), None),
+            Err(e) => (String::new(), Some(e.to_string())),
+        };
+        let conf = QemuConf::parse(&text);
         let qemu_dir = conf.dir(below(MIGRATE_DIR).is_dir());
         let qemu_user = qemu_user(
             &conf,
             &fs::read_to_string(below("/etc/passwd")).unwrap_or_default(),
             &fs::read_to_string(below("/etc/group")).unwrap_or_default(),
         );
-        Self { root: root.to_owned(), conf, qemu_dir, qemu_user }
+        Self { root: root.to_owned(), conf, conf_unread, qemu_dir, qemu_user }
     }
 
     /// Where a path of that host is here.
@@ -118,15 +125,35 @@ impl Host {
         let mut found = inspect(&self.qemu(), &expected, now_unix_s);
         // What libvirt's own connections call this host by are the others' URIs, which are not known here: any name does.
         found.extend(inspect(&self.libvirt(), &Expected { must: None, ..expected }, now_unix_s));
-        found.extend(self.conf.inspect(Path::new(QEMU_CONF), &self.qemu_dir));
+        let conf = Path::new(QEMU_CONF);
+        match &self.conf_unread {
+            None => found.extend(self.conf.inspect(conf, &self.qemu_dir)),
+            Some(why) => found.push(Finding::new(
+                Severity::Warn,
+                Kind::Unreadable,
+                conf,
+                format!("cannot be read: {why}; it may name other directories and another user"),
+                "as root: sudo comsctl tls check",
+            )),
+        }
+        if self.qemu_user.is_none() && !self.qemu().is_absent() {
+            let detail = "as whom QEMU runs is not known here, so whether it can read its keys is not either";
+            let remedy = "name the user in qemu.conf (user = \"…\"), as /etc/passwd lists it";
+            found.push(Finding::new(Severity::Warn, Kind::UserUnknown, conf, detail, remedy));
+        }
         found
     }
 }
 
 /// What was made for a host, in one directory.
 pub fn bundle(dir: &Path) -> Set {
-    let host =
-        Host { root: "/".into(), conf: QemuConf::default(), qemu_dir: dir.to_owned(), qemu_user: None };
+    let host = Host {
+        root: "/".into(),
+        conf: QemuConf::default(),
+        conf_unread: None,
+        qemu_dir: dir.to_owned(),
+        qemu_user: None,
+    };
     host.set(Owner::Bundle, dir)
 }
 

@@ -344,30 +344,51 @@ fn bytes<'a>(file: &'a File, missing: Severity, found: &mut Vec<Finding>) -> Opt
     None
 }
 
-/// Whether what is to be put in the place of what is there leaves an authority that both this host and the others trust,
-/// whichever of them has been changed already. That is so when this host already trusts who made the new certificate
-/// (the others may have it already), and will still trust who made the old one (the others may have it still).
+/// Whether what is to be put in the place of what is there leaves every host with the authorities of all certificates that
+/// any host shows, whichever of the others have been changed already. ca-cert.pem holds them oldest first.
 pub fn inspect_replacement(old: &Set, new: &Set) -> Vec<Finding> {
     let all = |file: &File| file.bytes().and_then(|b| certificates(b).ok()).unwrap_or_default();
     let (old_trust, new_trust) = (all(&old.ca), all(&new.ca));
-    let (old_leaf, new_leaf) = (all(&old.server.cert), all(&new.server.cert));
-    // What was broken before cannot be broken.
-    if old_trust.is_empty() || old_leaf.is_empty() {
+    let leaf = |set: &Set| all(&set.server.cert).into_iter().next();
+    let (Some(old_leaf), Some(new_leaf)) = (leaf(old), leaf(new)) else {
+        return Vec::new();
+    };
+    let place = |leaf: &Certificate, trust: &[Certificate]| trust.iter().position(|a| leaf.is_signed_by(a));
+    // What does not work already cannot be broken.
+    if place(&old_leaf, &old_trust).is_none() {
         return Vec::new();
     }
-    let trusted = |leaf: &[Certificate], trust: &[Certificate]| {
-        leaf.first().is_none_or(|l| trust.iter().any(|a| l.is_signed_by(a)))
+    const ELSE: &str = "or --replace-authority, and migrations fail until all hosts have theirs";
+    let fail = |file: &File, detail: &str, remedy: &str| {
+        Finding::new(Severity::Fail, Kind::BreaksTrust, &file.path, detail, format!("{remedy}; {ELSE}"))
     };
     let mut found = Vec::new();
-    if !trusted(&new_leaf, &old_trust) {
-        let detail = "does not trust who made the new certificate yet, so other hosts may not either";
-        let remedy = "give all hosts both authorities first (comsctl tls rotate where the authority is); or --replace-authority, and migrations fail until all hosts have theirs";
-        found.push(Finding::new(Severity::Fail, Kind::BreaksTrust, &old.ca.path, detail, remedy));
+    if place(&new_leaf, &old_trust).is_none() {
+        found.push(fail(
+            &old.ca,
+            "does not trust who made the new certificate yet, so other hosts may not either",
+            "give all hosts both authorities first (comsctl tls rotate where the authority is)",
+        ));
     }
-    if !trusted(&old_leaf, &new_trust) {
-        let detail = "does not hold who made the certificate that is installed here, and which other hosts may still show";
-        let remedy = "give all hosts certificates of the new authority first (comsctl tls rotate where the authority is); or --replace-authority, and migrations fail until all hosts have theirs";
-        found.push(Finding::new(Severity::Fail, Kind::BreaksTrust, &new.ca.path, detail, remedy));
+    match (place(&old_leaf, &new_trust), place(&new_leaf, &new_trust)) {
+        (None, _) => found.push(fail(
+            &new.ca,
+            "does not hold who made the certificate that is installed here, and which other hosts may still show",
+            "give all hosts certificates of the new authority first (comsctl tls rotate where the authority is)",
+        )),
+        (Some(before), Some(now)) if now < before => found.push(fail(
+            &new.server.cert,
+            "goes back to an older authority than the certificate that is installed here, and other hosts may have gone on",
+            "copy the newest bundle here (hosts/HOST where the authority is)",
+        )),
+        (Some(_), _) => {}
+    }
+    if old_trust.last().is_some_and(|newest| !new_trust.iter().any(|a| a.der == newest.der)) {
+        found.push(fail(
+            &new.ca,
+            "lacks the newest authority that is trusted here, and other hosts may show certificates of it",
+            "copy the newest bundle here (hosts/HOST where the authority is)",
+        ));
     }
     found
 }

@@ -288,7 +288,8 @@ fn a_replacement_must_leave_an_authority_in_common() {
     for (i, from) in states.iter().enumerate() {
         for (k, to) in states.iter().enumerate() {
             let allowed = inspect_replacement(from, to).is_empty();
-            assert_eq!(allowed, i.abs_diff(k) <= 1, "{i} -> {k}");
+            // The last step back is one that every other host stands.
+            assert_eq!(allowed, k == i || k == i + 1 || (i, k) == (3, 2), "{i} -> {k}");
         }
     }
     let mut broken = states[0].clone();

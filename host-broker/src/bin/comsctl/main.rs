@@ -1,5 +1,5 @@
-//! `comsctl`: the operator's command line. Speaks to the local broker's socket; `config check` and `doctor` work
-//! without it.
+//! `comsctl`: the operator's command line. Speaks to the local broker's socket; `config check`, `doctor` and `tls`
+//! work without it.
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "an answer of another kind is an error, whichever it is")]
 
@@ -10,6 +10,7 @@ mod doctor;
 mod follow;
 mod show;
 mod tables;
+mod tls;
 
 use args::{Args, Command, ConfigCommand};
 use clap::Parser;
@@ -109,6 +110,7 @@ fn run(args: &Args) -> Result<ExitCode, Failure> {
         Command::Resume => done(json, connect()?.ask(&Request::Resume)?),
         Command::Reload => done(json, connect()?.ask(&Request::Reload)?),
         Command::Doctor { config } => doctor::doctor(json, config, args.socket.as_deref()),
+        Command::Tls(command) => tls::run(json, command),
         Command::Config(ConfigCommand::Check { file }) => config_check::check(json, file),
     }
 }
