@@ -14,6 +14,7 @@
 pub mod action;
 pub mod alias;
 pub mod announced;
+pub mod certificates;
 pub mod config;
 pub mod control;
 pub mod decide;

@@ -3,6 +3,10 @@
 use clap::{Parser, Subcommand};
 use coms_protocol::types::MigrationId;
 use std::path::PathBuf;
+use tls::TlsCommand;
+
+#[path = "tls/args.rs"]
+pub mod tls;
 
 /// Where the broker listens unless its configuration says otherwise.
 pub const SOCKET: &str = "/run/coms/broker.sock";
@@ -12,7 +16,7 @@ pub const SOCKET: &str = "/run/coms/broker.sock";
 #[command(
     name = "comsctl",
     version,
-    after_help = "Examples:\n  comsctl guests                     which VMs take part, and whether their agents answer\n  comsctl hosts                      how busy the hosts are\n  comsctl enable web-1               let web-1 take part: it gets the port and the permission\n  comsctl migrate web-1              move web-1 to the least busy host and wait\n  comsctl show web-1                 its last move in full: who asked, why there, what it took\n  comsctl reload                     take up a changed /etc/coms/broker.toml\n  comsctl pause                      no more moves for customers, until `comsctl resume`\n  comsctl doctor                     what is set up wrong on this host, and what mends it\n  comsctl config check               what is wrong or unwise in /etc/coms/broker.toml\n  comsctl migrations --json | jq .   every move, with the reasons for and against each host\n\nExit status: 0 done, 1 refused or failed, 2 wrong usage, 3 the broker cannot be reached."
+    after_help = "Examples:\n  comsctl guests                     which VMs take part, and whether their agents answer\n  comsctl hosts                      how busy the hosts are\n  comsctl enable web-1               let web-1 take part: it gets the port and the permission\n  comsctl migrate web-1              move web-1 to the least busy host and wait\n  comsctl show web-1                 its last move in full: who asked, why there, what it took\n  comsctl reload                     take up a changed /etc/coms/broker.toml\n  comsctl pause                      no more moves for customers, until `comsctl resume`\n  comsctl doctor                     what is set up wrong on this host, and what mends it\n  comsctl config check               what is wrong or unwise in /etc/coms/broker.toml\n  comsctl tls check                  whether encrypted migration would find its certificates in order\n  comsctl migrations --json | jq .   every move, with the reasons for and against each host\n\nExit status: 0 done, 1 refused or failed, 2 wrong usage, 3 the broker cannot be reached."
 )]
 pub struct Args {
     /// The broker's socket [default: /run/coms/broker.sock]
@@ -151,6 +155,9 @@ pub enum Command {
         /// What libvirt adds
         more: Vec<String>,
     },
+    /// Certificates for encrypted migration: make an authority, issue, install, check and renew them
+    #[command(subcommand)]
+    Tls(TlsCommand),
     /// The configuration
     #[command(subcommand)]
     Config(ConfigCommand),

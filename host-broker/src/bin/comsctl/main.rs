@@ -1,5 +1,5 @@
-//! `comsctl`: the operator's command line. Speaks to the local broker's socket; `config check` and `doctor` work
-//! without it.
+//! `comsctl`: the operator's command line. Speaks to the local broker's socket; `config check`, `doctor` and `tls`
+//! work without it.
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "an answer of another kind is an error, whichever it is")]
 
@@ -11,6 +11,7 @@ mod follow;
 mod hook;
 mod show;
 mod tables;
+mod tls;
 
 use args::{Args, Command, ConfigCommand};
 use clap::Parser;
@@ -111,6 +112,7 @@ fn run(args: &Args) -> Result<ExitCode, Failure> {
         Command::Reload => done(json, connect()?.ask(&Request::Reload)?),
         Command::Doctor { config } => doctor::doctor(json, config, args.socket.as_deref()),
         Command::Hook { config, vm, operation, part, more: _ } => hook::hook(config, vm, operation, part),
+        Command::Tls(command) => tls::run(json, command),
         Command::Config(ConfigCommand::Check { file }) => config_check::check(json, file),
     }
 }

@@ -64,7 +64,11 @@ pub fn doctor(json: bool, file: &Path, socket: Option<&Path>) -> Result<ExitCode
         found.push(access::groups(&config.access, Path::new(GROUPS)));
         found.extend(files::state_directory(&config.state));
         found.push(files::alias_key(config));
-        found.extend(setup::certificates(config, Path::new(setup::PKI)));
+        let (installed, for_libvirt) = super::tls::doctor(config);
+        if !for_libvirt {
+            found.extend(setup::certificates(config, Path::new(setup::PKI)));
+        }
+        found.extend(installed);
         found.push(setup::hook(Path::new(setup::HOOK)));
         let broker = Broker::connect(socket).ok().and_then(|b| b.pid());
         let status = broker.and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/status")).ok());

@@ -1,0 +1,63 @@
+//! `comsctl tls check`, and the same for `comsctl doctor`.
+
+use super::super::args::tls::HostRoot;
+use super::super::doctor::{self, Status};
+use super::super::{Failure, print};
+use super::lines;
+use coms_broker::certificates::installed::Host;
+use coms_broker::certificates::{Severity, fingerprint, receipt};
+use coms_broker::config::Config;
+use serde_json::json;
+use std::path::Path;
+use std::process::ExitCode;
+
+pub fn check(json: bool, of: &HostRoot, now_unix_s: i64) -> Result<ExitCode, Failure> {
+    let config = config(&of.config)?;
+    let host = Host::read(&of.root);
+    let found = host.inspect(config.as_ref(), now_unix_s);
+    let qemu = host.qemu();
+    let (ca, cert) = (qemu.ca.bytes(), qemu.server.cert.bytes());
+    let fingerprint = cert.and_then(fingerprint);
+    let receipt = ca.zip(cert).and_then(|(ca, cert)| receipt(ca, cert));
+    let value = json!({
+        "findings": found, "qemu_dir": host.qemu_dir, "fingerprint_sha256": fingerprint, "receipt": receipt,
+    });
+    print(json, &value, |_| {
+        let mut out = lines(&found);
+        if let (Some(fingerprint), Some(receipt)) = (&fingerprint, &receipt) {
+            out.push_str(&format!("certificate {fingerprint}\nreceipt {receipt}\n"));
+        }
+        out
+    })?;
+    let failed = found.iter().any(|f| f.severity == Severity::Fail);
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// A host that is being set up may have none yet; a wrong one would be judged by half.
+pub fn config(file: &Path) -> Result<Option<Config>, Failure> {
+    if !file.exists() {
+        return Ok(None);
+    }
+    Config::load(file).map(Some).map_err(|e| Failure::refused(e.to_string()))
+}
+
+/// What doctor says where certificates are installed, and whether libvirt's are among them.
+pub fn doctor(config: &Config) -> (Vec<doctor::Finding>, bool) {
+    let host = Host::read(Path::new("/"));
+    let for_libvirt = !host.libvirt().is_absent();
+    if host.qemu().is_absent() && !for_libvirt {
+        return (Vec::new(), false);
+    }
+    let now_unix_s = jiff::Timestamp::now().as_second();
+    let found = host.inspect(Some(config), now_unix_s).into_iter().map(|f| doctor::Finding {
+        check: "certificate",
+        status: match f.severity {
+            Severity::Ok | Severity::Hint => Status::Ok,
+            Severity::Warn => Status::Warn,
+            Severity::Fail => Status::Fail,
+        },
+        detail: format!("{} {}", f.file.display(), f.detail),
+        remedy: f.remedy,
+    });
+    (found.collect(), for_libvirt)
+}

@@ -1,0 +1,196 @@
+//! `comsctl tls install`: on a host. [`plan`] decides what goes where; `put` does it.
+
+use super::super::args::tls::HostRoot;
+use super::super::{Failure, print};
+use super::check::config;
+use super::put::{self, Put};
+use super::{clean, lines};
+use coms_broker::certificates::conf::QemuConf;
+use coms_broker::certificates::installed::{Host, bundle};
+use coms_broker::certificates::{
+    DH_PARAMS, Expected, File, Finding, Owner, Set, Severity, fingerprint, inspect, inspect_replacement,
+    receipt,
+};
+use serde_json::json;
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+/// libvirtd answers at once or hangs.
+const ADMIN_WITHIN: Duration = Duration::from_secs(10);
+
+pub struct Order<'a> {
+    pub dir: &'a Path,
+    pub host: &'a HostRoot,
+    pub qemu_only: bool,
+    pub dry_run: bool,
+    pub replace_authority: bool,
+    pub admin_uri: &'a str,
+}
+
+pub fn install(json: bool, order: &Order<'_>, now_unix_s: i64) -> Result<ExitCode, Failure> {
+    let config = config(&order.host.config)?;
+    let host = Host::read(&order.host.root);
+    let new = bundle(order.dir);
+    let places = if order.qemu_only { vec![host.qemu()] } else { vec![host.qemu(), host.libvirt()] };
+    let found =
+        objections(&new, &places, &host.expected(config.as_ref()), order.replace_authority, now_unix_s);
+    if found.iter().any(|f| f.severity == Severity::Fail) {
+        if json {
+            print(true, &json!({ "done": false, "findings": found }), |_| String::new())?;
+            return Ok(ExitCode::FAILURE);
+        }
+        return Err(Failure::refused(format!("nothing was changed\n{}", lines(&found).trim_end())));
+    }
+    let Some(user) = &host.qemu_user else {
+        return Err(Failure::refused(
+            "as whom QEMU runs is not known, so for whom its keys are is not either; is libvirt installed? else name the user in /etc/libvirt/qemu.conf (user = \"…\")".into(),
+        ));
+    };
+    let puts = plan(&new, &places, user.uid);
+    let here: Vec<Put> = puts.iter().map(|p| Put { to: host.path(&p.to), ..p.clone() }).collect();
+    let mut told = None;
+    if !order.dry_run {
+        for p in &here {
+            if let Some(dir) = p.to.parent() {
+                put::directory(dir, if dir.ends_with("private") { 0o700 } else { 0o755 })?;
+            }
+        }
+        put::all(&here, true)?;
+        let is_this_host = order.host.root == Path::new("/");
+        told = (is_this_host && !order.qemu_only).then(|| tell_libvirtd(order.admin_uri));
+    }
+    report(json, order, &host, &new, &puts, &found, told)
+}
+
+/// What speaks against it, and what else is to be said of the new files.
+pub fn objections(
+    new: &Set,
+    places: &[Set],
+    expected: &Expected,
+    replace: bool,
+    now_unix_s: i64,
+) -> Vec<Finding> {
+    let mut found = inspect(new, expected, now_unix_s);
+    if !replace {
+        found.extend(places.iter().flat_map(|old| inspect_replacement(old, new)));
+    }
+    found
+}
+
+/// What is to be put where, in this order. A reader between any two of them finds files that fit: who is trusted comes
+/// first, and a certificate before its key, which is the same as before where `issue` kept it. What is there already is
+/// not touched.
+pub fn plan(new: &Set, places: &[Set], qemu_uid: u32) -> Vec<Put> {
+    let mut puts = Vec::new();
+    let mut put = |file: &File, to: &File, mode, uid| {
+        if let Some(bytes) = file.bytes() {
+            let same = to.bytes() == Some(bytes) && to.meta.is_none_or(|m| m.uid == uid && m.mode == mode);
+            if !same {
+                puts.push(Put { to: to.path.clone(), bytes: bytes.to_vec(), mode, uid: Some(uid) });
+            }
+        }
+    };
+    for to in places {
+        put(&new.ca, &to.ca, 0o644, 0);
+    }
+    for to in places {
+        for (from, to) in [(&new.server, &to.server), (&new.client, &to.client)] {
+            put(&from.cert, &to.cert, 0o644, 0);
+        }
+        // QEMU's user owns its keys instead of sharing them by its group, in which on Debian are all who may use /dev/kvm.
+        let (mode, uid) = if to.owner == Owner::Qemu { (0o400, qemu_uid) } else { (0o600, 0) };
+        put(&new.server.key, &to.server.key, mode, uid);
+        put(&new.client.key, &to.client.key, mode, uid);
+    }
+    for to in
+        places.iter().filter_map(|p| p.dh_params.as_ref()).filter(|f| f.bytes() != Some(DH_PARAMS.as_bytes()))
+    {
+        puts.push(Put { to: to.path.clone(), bytes: DH_PARAMS.into(), mode: 0o644, uid: Some(0) });
+    }
+    puts
+}
+
+/// Has libvirtd read its certificates again. Its error else.
+fn tell_libvirtd(uri: &str) -> Result<(), String> {
+    let mut child = Command::new("virt-admin")
+        .args(["-c", uri, "server-update-tls", "libvirtd"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|e| format!("virt-admin cannot be started: {e}"))?;
+    let begun = Instant::now();
+    let status = loop {
+        match child.try_wait() {
+            Ok(Some(status)) => break status,
+            Ok(None) if begun.elapsed() < ADMIN_WITHIN => std::thread::sleep(Duration::from_millis(20)),
+            Ok(None) | Err(_) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(format!("no answer within {} s", ADMIN_WITHIN.as_secs()));
+            }
+        }
+    };
+    if status.success() {
+        return Ok(());
+    }
+    let mut text = String::new();
+    if let Some(stderr) = child.stderr.take() {
+        let _ = stderr.take(1000).read_to_string(&mut text);
+    }
+    Err(text.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+fn report(
+    json: bool,
+    order: &Order<'_>,
+    host: &Host,
+    new: &Set,
+    puts: &[Put],
+    found: &[Finding],
+    told: Option<Result<(), String>>,
+) -> Result<ExitCode, Failure> {
+    let (ca, cert) = (new.ca.bytes().unwrap_or_default(), new.server.cert.bytes().unwrap_or_default());
+    let (fingerprint, receipt) = (fingerprint(cert), receipt(ca, cert));
+    let files: Vec<_> = puts.iter().map(|p| &p.to).collect();
+    let trouble = told.as_ref().and_then(|t| t.as_ref().err()).map(|why| clean(why));
+    let conf = QemuConf::lines(&host.qemu_dir);
+    let value = json!({
+        "done": !order.dry_run, "findings": found, "files": files, "fingerprint_sha256": fingerprint, "receipt": receipt,
+        "libvirtd_told": told.as_ref().map(|t| t.is_ok()), "libvirtd_trouble": trouble, "qemu_conf": conf,
+    });
+    print(json, &value, |_| {
+        let mut out = lines(found);
+        let did = if order.dry_run { "would put" } else { "put" };
+        for file in &files {
+            out.push_str(&format!("{did}  {}\n", file.display()));
+        }
+        if files.is_empty() {
+            out.push_str("all of it is installed already\n");
+        }
+        if let Some(trouble) = &trouble {
+            out.push_str(&format!(
+                "libvirtd could not be told of its new certificate: {trouble}\n  where others reach it by TLS: virt-admin server-update-tls libvirtd (virtproxyd where there is one), or restart it; VMs run on\n"
+            ));
+        } else if told.is_some() {
+            out.push_str("libvirtd has taken up its new certificate\n");
+        }
+        out.push_str(&format!(
+            "/etc/libvirt/qemu.conf must hold, or leave to defaults that say the same:\n  {}\n",
+            conf.join("\n  ")
+        ));
+        if let (Some(fingerprint), Some(receipt)) = (&fingerprint, &receipt) {
+            out.push_str(&format!("certificate {fingerprint}\nreceipt {receipt}\n"));
+        }
+        if !order.dry_run {
+            out.push_str(&format!(
+                "next: rm -r {}; where the authority is: comsctl tls rotate installed HOST {}\n",
+                order.dir.display(),
+                receipt.as_deref().unwrap_or("RECEIPT")
+            ));
+        }
+        out
+    })
+}

@@ -1,0 +1,162 @@
+//! What libvirt's `qemu.conf` says about certificates. Only single lines `key = value` are read; no key that is asked for
+//! here takes a list.
+
+use super::{Finding, Kind, Name, Severity};
+use std::path::{Path, PathBuf};
+
+/// Where libvirt's QEMU driver is configured.
+pub const QEMU_CONF: &str = "/etc/libvirt/qemu.conf";
+/// Where QEMU's certificates are unless it says otherwise.
+pub const DEFAULT_DIR: &str = "/etc/pki/qemu";
+/// What libvirt prefers to that for migrations, where the directory exists.
+pub const MIGRATE_DIR: &str = "/etc/pki/libvirt-migrate";
+
+/// The keys that matter here.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct QemuConf {
+    pub user: Option<String>,
+    pub group: Option<String>,
+    pub default_dir: Option<PathBuf>,
+    pub migrate_dir: Option<PathBuf>,
+    pub default_verify: Option<bool>,
+    pub migrate_verify: Option<bool>,
+    pub migrate_force: Option<bool>,
+    pub migration_host: Option<String>,
+}
+
+impl QemuConf {
+    pub fn parse(text: &str) -> Self {
+        let mut this = Self::default();
+        for (key, value) in text.lines().filter_map(setting) {
+            let word = || Some(value.to_owned()).filter(|v| !v.is_empty());
+            let flag = || Some(value != "0");
+            match key {
+                "user" => this.user = word(),
+                "group" => this.group = word(),
+                "default_tls_x509_cert_dir" => this.default_dir = word().map(PathBuf::from),
+                "migrate_tls_x509_cert_dir" => this.migrate_dir = word().map(PathBuf::from),
+                "default_tls_x509_verify" => this.default_verify = flag(),
+                "migrate_tls_x509_verify" => this.migrate_verify = flag(),
+                "migrate_tls_force" => this.migrate_force = flag(),
+                "migration_host" => this.migration_host = word(),
+                _ => {}
+            }
+        }
+        this
+    }
+
+    /// Where QEMU looks for certificates when it migrates.
+    pub fn dir(&self, migrate_dir_exists: bool) -> PathBuf {
+        self.migrate_dir
+            .clone()
+            .or_else(|| migrate_dir_exists.then(|| MIGRATE_DIR.into()))
+            .or_else(|| self.default_dir.clone())
+            .unwrap_or_else(|| DEFAULT_DIR.into())
+    }
+
+    /// What others are told to call this host by when they migrate to it.
+    pub fn migration_name(&self) -> Option<Name> {
+        Name::parse(self.migration_host.as_deref()?)
+    }
+
+    /// The lines that must stand, for certificates in this directory.
+    pub fn lines(dir: &Path) -> [String; 2] {
+        [format!("migrate_tls_x509_cert_dir = \"{}\"", dir.display()), "migrate_tls_x509_verify = 1".into()]
+    }
+
+    /// What of it is wrong or left to defaults; `file` is where it was read, `dir` where the certificates are.
+    pub fn inspect(&self, file: &Path, dir: &Path) -> Vec<Finding> {
+        let mut found = Vec::new();
+        let verify = self.migrate_verify.or(self.default_verify);
+        let [dir_line, verify_line] = Self::lines(dir);
+        let restart = "then systemctl restart libvirtd (or virtqemud); VMs run on";
+        if verify == Some(false) {
+            found.push(Finding::new(
+                Severity::Fail,
+                Kind::VerifyOff,
+                file,
+                "asks nobody who migrates to this host for a certificate: whoever reaches the port can send a VM's memory",
+                format!("set {verify_line}, {restart}"),
+            ));
+        }
+        let unset: Vec<&str> = [(self.migrate_dir.is_none(), &dir_line), (verify.is_none(), &verify_line)]
+            .into_iter()
+            .filter_map(|(unset, line)| unset.then_some(line.as_str()))
+            .collect();
+        if !unset.is_empty() {
+            let detail = "leaves to libvirt's defaults, which differ between versions, what encrypted migration relies on";
+            let remedy = format!("add {}, {restart}", unset.join(" and "));
+            found.push(Finding::new(Severity::Hint, Kind::Setting, file, detail, remedy));
+        }
+        if self.migrate_force != Some(true) {
+            found.push(Finding::new(
+                Severity::Hint,
+                Kind::Setting,
+                file,
+                "libvirt here also takes and makes migrations without TLS, where whoever begins them asks for none",
+                format!("if none shall be: migrate_tls_force = 1 on all hosts, {restart}"),
+            ));
+        }
+        found
+    }
+}
+
+/// Key and value of a line, without quotes and comment.
+fn setting(line: &str) -> Option<(&str, &str)> {
+    let (key, value) = line.split_once('=')?;
+    let (key, value) = (key.trim(), value.trim());
+    if key.starts_with('#') {
+        return None;
+    }
+    let quote = value.chars().next().filter(|c| matches!(c, '"' | '\''));
+    let value = match quote {
+        Some(quote) => value[1..].split(quote).next()?,
+        None => value.split('#').next()?.trim(),
+    };
+    Some((key, value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kinds(text: &str) -> Vec<(Severity, Kind)> {
+        let found = QemuConf::parse(text).inspect(Path::new(QEMU_CONF), Path::new(DEFAULT_DIR));
+        found.iter().map(|f| (f.severity, f.kind)).collect()
+    }
+
+    #[test]
+    fn reads_lines_with_quotes_and_comments_and_no_commented_ones() {
+        let conf = QemuConf::parse(
+            "# user = \"no\"\n#user = \"no\"\nuser = \"+107\" # as root\ngroup='kvm'\nmigrate_tls_x509_verify = 0 # !\n\
+             migration_host = \"[fd00::2]\"\nmigrate_tls_x509_cert_dir=\"/srv/a b\"\nnonsense\ncgroup_controllers = [ ]\n",
+        );
+        assert_eq!((conf.user.as_deref(), conf.group.as_deref()), (Some("+107"), Some("kvm")));
+        assert_eq!((conf.migrate_verify, conf.dir(true)), (Some(false), "/srv/a b".into()));
+        assert_eq!(conf.migration_name(), Some(Name::Ip("fd00::2".parse().unwrap())));
+    }
+
+    #[test]
+    fn the_directory_is_the_one_that_libvirt_takes() {
+        let plain = QemuConf::default();
+        assert_eq!(plain.dir(false), Path::new(DEFAULT_DIR));
+        assert_eq!(plain.dir(true), Path::new(MIGRATE_DIR));
+        let default = QemuConf::parse("default_tls_x509_cert_dir = \"/srv/pki\"");
+        assert_eq!((default.dir(false), default.dir(true)), ("/srv/pki".into(), MIGRATE_DIR.into()));
+    }
+
+    #[test]
+    fn checking_switched_off_fails_and_defaults_are_hints() {
+        let well = "migrate_tls_x509_cert_dir = \"/etc/pki/qemu\"\nmigrate_tls_x509_verify = 1\nmigrate_tls_force = 1";
+        assert_eq!(kinds(well), []);
+        assert_eq!(kinds(""), [(Severity::Hint, Kind::Setting), (Severity::Hint, Kind::Setting)]);
+        for off in ["migrate_tls_x509_verify = 0", "default_tls_x509_verify = 0"] {
+            assert!(kinds(off).contains(&(Severity::Fail, Kind::VerifyOff)), "{off}");
+        }
+        let own = "default_tls_x509_verify = 0\nmigrate_tls_x509_verify = 1";
+        assert!(
+            !kinds(own).contains(&(Severity::Fail, Kind::VerifyOff)),
+            "its own counts before the default"
+        );
+    }
+}

@@ -1,0 +1,229 @@
+//! What is installed on a host, read. Judges nothing.
+
+use super::conf::{MIGRATE_DIR, QEMU_CONF, QemuConf};
+use super::{Content, Expected, File, Finding, Kind, Meta, Name, Owner, Pair, Set, Severity, User, inspect};
+use crate::config::Config;
+use std::fs;
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// No certificate is nearly as long.
+const MAX_BYTES: u64 = 1 << 20;
+/// As whom distributions let libvirt run QEMU.
+const QEMU_USERS: [&str; 2] = ["libvirt-qemu", "qemu"];
+
+/// A host's files, or a tree that becomes one, below `root`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    root: PathBuf,
+    pub conf: QemuConf,
+    /// Why qemu.conf could not be read, where it is there.
+    pub conf_unread: Option<String>,
+    /// Where QEMU looks, as QEMU sees it.
+    pub qemu_dir: PathBuf,
+    pub qemu_user: Option<User>,
+}
+
+impl Host {
+    /// The host whose files are below `root`: `/` for this one.
+    pub fn read(root: &Path) -> Self {
+        let below = |path: &str| root.join(path.trim_start_matches('/'));
+        let (text, conf_unread) = match fs::read_to_string(below(QEMU_CONF)) {
+            Ok(text) => (text, None),
+            Err(e) if e.kind() == ErrorKind::NotFound => (String::new(), None),
+            Err(e) => (String::new(), Some(e.to_string())),
+        };
+        let conf = QemuConf::parse(&text);
+        let qemu_dir = conf.dir(below(MIGRATE_DIR).is_dir());
+        let qemu_user = qemu_user(
+            &conf,
+            &fs::read_to_string(below("/etc/passwd")).unwrap_or_default(),
+            &fs::read_to_string(below("/etc/group")).unwrap_or_default(),
+        );
+        Self { root: root.to_owned(), conf, conf_unread, qemu_dir, qemu_user }
+    }
+
+    /// Where a path of that host is here.
+    pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {
+        let path = path.as_ref();
+        self.root.join(path.strip_prefix("/").unwrap_or(path))
+    }
+
+    /// What QEMU reads.
+    pub fn qemu(&self) -> Set {
+        self.set(Owner::Qemu, &self.qemu_dir)
+    }
+
+    /// What libvirt's control connection reads.
+    pub fn libvirt(&self) -> Set {
+        let pki = Path::new("/etc/pki");
+        let libvirt = pki.join("libvirt");
+        let file = |path: PathBuf| self.file(&path);
+        let pair = |name: &str| Pair {
+            cert: file(libvirt.join(format!("{name}cert.pem"))),
+            key: file(libvirt.join(format!("private/{name}key.pem"))),
+        };
+        Set {
+            owner: Owner::Libvirt,
+            ca: file(pki.join("CA/cacert.pem")),
+            server: pair("server"),
+            client: pair("client"),
+            dh_params: None,
+        }
+    }
+
+    fn set(&self, owner: Owner, dir: &Path) -> Set {
+        let pair = |name: &str| Pair {
+            cert: self.file(&dir.join(format!("{name}-cert.pem"))),
+            key: self.file(&dir.join(format!("{name}-key.pem"))),
+        };
+        Set {
+            owner,
+            ca: self.file(&dir.join("ca-cert.pem")),
+            server: pair("server"),
+            client: pair("client"),
+            dh_params: (owner == Owner::Qemu).then(|| self.file(&dir.join("dh-params.pem"))),
+        }
+    }
+
+    /// As it is here, below the root.
+    fn file(&self, path: &Path) -> File {
+        let mut dirs: Vec<&Path> = path.ancestors().skip(1).collect();
+        dirs.reverse();
+        let above = dirs.iter().filter_map(|dir| meta(&self.path(dir))).collect();
+        let here = self.path(path);
+        File { meta: meta(&here), content: content(&here), path: path.to_owned(), above }
+    }
+
+    /// What the certificates here are held against.
+    pub fn expected(&self, config: Option<&Config>) -> Expected {
+        Expected { names: self.names(config), must: self.conf.migration_name(), qemu: self.qemu_user.clone() }
+    }
+
+    /// What others may call this host by, as far as it is known here.
+    pub fn names(&self, config: Option<&Config>) -> Vec<Name> {
+        let mut names: Vec<Name> = self.conf.migration_name().into_iter().collect();
+        let own = fs::read_to_string(self.path("/etc/hostname")).ok().map(|text| text.trim().to_owned());
+        // A name that was changed since boot counts before the file.
+        let running = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let own = if self.root == Path::new("/") { Some(running()) } else { own };
+        names.extend(own.and_then(|name| Name::parse(&name)).filter(|n| *n != Name::Dns("localhost".into())));
+        if let Some(config) = config {
+            names.extend(config.me.address.map(Name::Ip));
+            let listens = config.link.listen.map(|l| l.ip()).filter(|ip| !ip.is_unspecified());
+            names.extend(listens.map(Name::Ip));
+        }
+        let mut seen = std::collections::BTreeSet::new();
+        names.retain(|n| seen.insert(n.clone()));
+        names
+    }
+
+    /// All that is to be said of what is installed: QEMU's files, libvirt's, and what its configuration makes of them.
+    pub fn inspect(&self, config: Option<&Config>, now_unix_s: i64) -> Vec<Finding> {
+        let expected = self.expected(config);
+        let mut found = inspect(&self.qemu(), &expected, now_unix_s);
+        // What libvirt's own connections call this host by are the others' URIs, which are not known here: any name does.
+        found.extend(inspect(&self.libvirt(), &Expected { must: None, ..expected }, now_unix_s));
+        let conf = Path::new(QEMU_CONF);
+        match &self.conf_unread {
+            None => found.extend(self.conf.inspect(conf, &self.qemu_dir)),
+            Some(why) => found.push(Finding::new(
+                Severity::Warn,
+                Kind::Unreadable,
+                conf,
+                format!("cannot be read: {why}; it may name other directories and another user"),
+                "as root: sudo comsctl tls check",
+            )),
+        }
+        if self.qemu_user.is_none() && !self.qemu().is_absent() {
+            let detail = "as whom QEMU runs is not known here, so whether it can read its keys is not either";
+            let remedy = "name the user in qemu.conf (user = \"…\"), as /etc/passwd lists it";
+            found.push(Finding::new(Severity::Warn, Kind::UserUnknown, conf, detail, remedy));
+        }
+        found
+    }
+}
+
+/// What was made for a host, in one directory.
+pub fn bundle(dir: &Path) -> Set {
+    let host = Host {
+        root: "/".into(),
+        conf: QemuConf::default(),
+        conf_unread: None,
+        qemu_dir: dir.to_owned(),
+        qemu_user: None,
+    };
+    host.set(Owner::Bundle, dir)
+}
+
+/// SHA-256 of the server's certificate that QEMU shows on this host, in hexadecimal. None: there is none.
+pub fn server_fingerprint() -> Option<String> {
+    super::fingerprint(Host::read(Path::new("/")).qemu().server.cert.bytes()?)
+}
+
+fn meta(path: &Path) -> Option<Meta> {
+    let m = fs::metadata(path).ok()?;
+    Some(Meta { uid: m.uid(), gid: m.gid(), mode: m.mode() & 0o7777 })
+}
+
+fn content(path: &Path) -> Content {
+    let read = || {
+        let mut bytes = Vec::new();
+        fs::File::open(path)?.take(MAX_BYTES).read_to_end(&mut bytes)?;
+        Ok::<_, std::io::Error>(bytes)
+    };
+    match read() {
+        Ok(bytes) => Content::Bytes(bytes),
+        Err(e) if e.kind() == ErrorKind::NotFound => Content::Missing,
+        Err(e) => Content::Unreadable(e.to_string()),
+    }
+}
+
+/// As whom QEMU runs, by qemu.conf and the tables of users and groups. libvirt takes `+7` and `7` for numbers.
+fn qemu_user(conf: &QemuConf, passwd: &str, group: &str) -> Option<User> {
+    let fields = |line: &str| line.split(':').map(str::to_owned).collect::<Vec<_>>();
+    let rows: Vec<Vec<String>> = passwd.lines().map(fields).filter(|f| f.len() >= 4).collect();
+    let row = |name: &str| rows.iter().find(|f| f[0] == name);
+    let number = |name: &str| name.strip_prefix('+').unwrap_or(name).parse::<u32>().ok();
+    let (name, uid, primary) = match conf.user.as_deref() {
+        Some(name) => match row(name) {
+            Some(f) => (f[0].clone(), f[2].parse().ok()?, f[3].parse().ok()),
+            None => (name.to_owned(), number(name)?, None),
+        },
+        None => {
+            let f = QEMU_USERS.iter().find_map(|name| row(name))?;
+            (f[0].clone(), f[2].parse().ok()?, f[3].parse().ok())
+        }
+    };
+    let groups: Vec<Vec<String>> = group.lines().map(fields).filter(|f| f.len() >= 4).collect();
+    let by_name = |name: &str| groups.iter().find(|f| f[0] == name).and_then(|f| f[2].parse().ok());
+    let configured = conf.group.as_deref().and_then(|g| by_name(g).or_else(|| number(g)));
+    let member =
+        groups.iter().filter(|f| f[3].split(',').any(|m| m == name)).filter_map(|f| f[2].parse().ok());
+    Some(User { uid, gids: configured.or(primary).into_iter().chain(member).collect(), name })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PASSWD: &str = "root:x:0:0::/root:/bin/sh\nlibvirt-qemu:x:64055:106:QEMU:/var/lib/libvirt:/bin/false\nvm:x:70:71::/:/x\n";
+    const GROUP: &str = "root:x:0:\nkvm:x:106:alice\ndisk:x:6:libvirt-qemu\n";
+
+    #[test]
+    fn qemus_user_is_the_configured_one_or_the_distributions() {
+        for (conf, uid, gids) in [
+            ("", 64055, vec![106, 6]),
+            ("user = \"root\"\ngroup = \"root\"", 0, vec![0]),
+            ("user = \"+70\"\ngroup = \"+9\"", 70, vec![9]),
+            ("user = \"vm\"", 70, vec![71]),
+            ("group = \"root\"", 64055, vec![0, 6]),
+        ] {
+            let user = qemu_user(&QemuConf::parse(conf), PASSWD, GROUP).unwrap();
+            assert_eq!((user.uid, user.gids), (uid, gids), "{conf}");
+        }
+        assert_eq!(qemu_user(&QemuConf::parse("user = \"nobody-here\""), PASSWD, GROUP), None);
+        assert_eq!(qemu_user(&QemuConf::default(), "root:x:0:0::/:/x", ""), None);
+    }
+}

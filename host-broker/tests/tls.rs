@@ -1,0 +1,307 @@
+//! `comsctl tls` as an operator types it, and what GnuTLS, which QEMU and libvirt use, makes of it. Handshakes are on the
+//! loopback device. What changes owners needs root, and is left out else.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
+use serde_json::Value;
+use std::fs;
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+struct Dir(PathBuf);
+
+impl Dir {
+    fn new(name: &str) -> Self {
+        let dir = std::env::temp_dir().join(format!("coms-tls-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(&dir).unwrap();
+        Self(dir)
+    }
+
+    fn authority(&self) -> PathBuf {
+        self.0.join("authority")
+    }
+
+    fn bundle(&self, host: &str) -> PathBuf {
+        self.authority().join("hosts").join(host)
+    }
+
+    /// `comsctl tls …` on this authority: exit status, what it printed, what it complained of.
+    fn tls(&self, args: &[&str]) -> (i32, String, String) {
+        let authority = ["--authority", self.authority().to_str().unwrap()].map(str::to_owned);
+        let args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
+        comsctl(&[&args[..], &authority[..]].concat())
+    }
+
+    fn done(&self, args: &[&str]) -> Value {
+        let (code, out, err) = self.tls(&[args, &["--json"]].concat());
+        assert_eq!(code, 0, "{args:?}: {err}{out}");
+        serde_json::from_str(&out).unwrap()
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn comsctl(args: &[String]) -> (i32, String, String) {
+    let out = Command::new(env!("CARGO_BIN_EXE_comsctl")).arg("tls").args(args).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (out.status.code().unwrap_or(-1), text(&out.stdout), text(&out.stderr))
+}
+
+fn certtool(args: &[&str]) -> Output {
+    let tool = Command::new("certtool").args(args).output();
+    tool.unwrap_or_else(|e| panic!("certtool: {e}; it is in the package gnutls-bin (tests/setup.sh)"))
+}
+
+/// A server that asks for a certificate, as QEMU at a migration's destination does.
+struct Server {
+    child: Child,
+    port: u16,
+}
+
+impl Server {
+    fn start(files: &Path) -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let file = |name: &str| files.join(name).to_str().unwrap().to_owned();
+        let mut child = Command::new("gnutls-serv")
+            .args([
+                "--port",
+                &port.to_string(),
+                "--echo",
+                "--quiet",
+                "--require-client-cert",
+                "--verify-client-cert",
+            ])
+            .args(["--x509cafile", &file("ca-cert.pem"), "--x509certfile", &file("server-cert.pem")])
+            .args(["--x509keyfile", &file("server-key.pem"), "--dhparams", &file("dh-params.pem")])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let begun = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(child.try_wait().unwrap().is_none(), "gnutls-serv does not take {}", files.display());
+            assert!(begun.elapsed() < Duration::from_secs(20), "gnutls-serv does not listen");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Self { child, port }
+    }
+
+    /// What a client sees that has these files and looks for this name.
+    fn meets(&self, files: &Path, name: &str, priority: &str) -> Result<String, String> {
+        let file = |name: &str| files.join(name).to_str().unwrap().to_owned();
+        let mut child = Command::new("gnutls-cli")
+            .args(["--port", &self.port.to_string(), "--priority", priority, "--verify-hostname", name])
+            .args(["--x509cafile", &file("ca-cert.pem"), "--x509certfile", &file("client-cert.pem")])
+            .args(["--x509keyfile", &file("client-key.pem"), "127.0.0.1"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(b"word\n").unwrap();
+        let out = child.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+        if out.status.success() { Ok(text) } else { Err(text) }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+const ANY: &str = "NORMAL";
+/// Here the client hears in the handshake that it is refused.
+const TLS12: &str = "NORMAL:-VERS-ALL:+VERS-TLS1.2";
+
+fn two_hosts(name: &str) -> Dir {
+    let dir = Dir::new(name);
+    dir.done(&["init"]);
+    for (host, ip) in [("h1", "10.1.0.1"), ("h2", "fd00::2")] {
+        dir.done(&["issue", host, "--name", &format!("{host}.example"), "--name", host, "--ip", ip]);
+    }
+    dir
+}
+
+#[test]
+fn tls_certificates_satisfy_certtool() {
+    let dir = two_hosts("certtool");
+    for (host, names) in [("h1", ["h1.example", "10.1.0.1"]), ("h2", ["h2", "fd00::2"])] {
+        let bundle = dir.bundle(host);
+        let file = |name: &str| bundle.join(name).to_str().unwrap().to_owned();
+        for cert in ["server-cert.pem", "client-cert.pem"] {
+            for name in names {
+                let verify =
+                    ["--verify", "--load-ca-certificate", &file("ca-cert.pem"), "--infile", &file(cert)];
+                let out = certtool(&[&verify[..], &["--verify-hostname", name]].concat());
+                assert!(out.status.success(), "{host} {cert} {name}: {out:?}");
+                let out = certtool(&[&verify[..], &["--verify-hostname", "h3.example"]].concat());
+                assert!(!out.status.success(), "another name passes");
+            }
+        }
+        let info = String::from_utf8(certtool(&["-i", "--infile", &file("server-cert.pem")]).stdout).unwrap();
+        for word in [
+            "TLS WWW Server",
+            "TLS WWW Client",
+            "Digital signature",
+            "Key encipherment",
+            "secp256r1",
+            "Authority Key",
+        ] {
+            assert!(info.to_lowercase().contains(&word.to_lowercase()), "{word}: {info}");
+        }
+        let info = certtool(&["--dh-info", "--infile", &file("dh-params.pem")]);
+        assert!(
+            info.status.success() && String::from_utf8_lossy(&info.stdout).contains("generator"),
+            "{info:?}"
+        );
+    }
+}
+
+#[test]
+fn tls_handshakes_verify_both_ends() {
+    let (dir, other) = (two_hosts("handshake"), two_hosts("handshake-other"));
+    let server = Server::start(&dir.bundle("h2"));
+    let seen = server.meets(&dir.bundle("h1"), "h2.example", ANY).unwrap();
+    assert!(seen.contains("TLS1.3"), "{seen}");
+    server.meets(&dir.bundle("h1"), "fd00::2", TLS12).unwrap();
+    for (files, name, why) in [
+        (dir.bundle("h1"), "h1.example", "the name of another host"),
+        (other.bundle("h1"), "h2.example", "another authority"),
+    ] {
+        let seen = server.meets(&files, name, ANY);
+        assert!(seen.is_err(), "{why}: {seen:?}");
+    }
+    // A client that trusts the server, and whom the server does not trust.
+    fs::copy(dir.bundle("h1").join("ca-cert.pem"), other.bundle("h1").join("ca-cert.pem")).unwrap();
+    let seen = server.meets(&other.bundle("h1"), "h2.example", TLS12);
+    assert!(seen.is_err(), "a stranger's certificate: {seen:?}");
+}
+
+#[test]
+fn tls_init_issue_and_rotate_refuse_what_would_do_harm() {
+    let dir = two_hosts("refuse");
+    let refused = |args: &[&str], code: i32, word: &str| {
+        let (got, out, err) = dir.tls(args);
+        assert!(got == code && err.contains(word), "{args:?}: {got} {out}{err}");
+    };
+    refused(&["init"], 1, "already");
+    refused(&["issue", "../h3", "--ip", "10.0.0.3"], 2, "no host's name");
+    refused(&["issue", "h3", "--name", "a b"], 2, "--name");
+    refused(&["issue", "h3", "--config", "/nonexistent"], 2, "no name or address");
+    refused(&["rotate", "leaves"], 1, "after `rotate begin`");
+    refused(&["rotate", "finish"], 1, "after `rotate leaves`");
+    refused(&["rotate", "installed", "h1", "0000"], 1, "something else");
+    dir.done(&["rotate", "begin"]);
+    refused(&["rotate", "leaves"], 1, "h1, h2");
+    refused(&["rotate", "begin"], 1, "no renewal is under way");
+    let config = dir.0.join("broker.toml");
+    let text = "[host]\nname = \"h1\"\nregion = \"r\"\n[[hosts]]\nname = \"h3\"\nregion = \"r\"\n\
+                libvirt = \"qemu+tls://h3.example/system\"\nmigrate_uri = \"tcp://10.1.0.3\"\n[aliases]\nkey_file = \"/k\"\n";
+    fs::write(&config, text).unwrap();
+    let made = dir.done(&["issue", "h3", "--config", config.to_str().unwrap()]);
+    assert_eq!(made["names"], serde_json::json!(["h3.example", "10.1.0.3"]), "as the configuration has them");
+    let again = dir.done(&["issue", "h1"]);
+    assert_eq!(
+        (&again["names"], &again["key_kept"]),
+        (&serde_json::json!(["h1.example", "h1", "10.1.0.1"]), &true.into())
+    );
+    assert_eq!(dir.done(&["issue", "h1", "--new-key"])["key_kept"], false);
+}
+
+/// A tree that stands for a host.
+fn tree(dir: &Dir, host: &str) -> PathBuf {
+    let root = dir.0.join(format!("root-{host}"));
+    fs::create_dir_all(root.join("etc/libvirt")).unwrap();
+    fs::write(root.join("etc/hostname"), format!("{host}\n")).unwrap();
+    fs::write(root.join("etc/passwd"), "libvirt-qemu:x:64055:106::/:/bin/false\n").unwrap();
+    fs::write(root.join("etc/group"), "kvm:x:106:\n").unwrap();
+    fs::write(root.join("etc/libvirt/qemu.conf"), "migrate_tls_x509_cert_dir = \"/etc/pki/mig\"\n").unwrap();
+    root
+}
+
+fn on_host(root: &Path, args: &[&str]) -> (i32, Value, String) {
+    let root = ["--root", root.to_str().unwrap(), "--config", "/nonexistent", "--json"];
+    let args: Vec<String> = args.iter().chain(&root).map(|a| (*a).to_owned()).collect();
+    let (code, out, err) = comsctl(&args);
+    (code, serde_json::from_str(&out).unwrap_or_default(), err)
+}
+
+fn kinds(found: &Value) -> Vec<&str> {
+    let all = found["findings"].as_array().unwrap();
+    all.iter().filter(|f| f["severity"] == "fail").filter_map(|f| f["kind"].as_str()).collect()
+}
+
+#[test]
+fn tls_rotation_over_two_hosts_never_stops_handshakes() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("left out: gives files to another user, which needs root");
+        return;
+    }
+    let dir = two_hosts("rotation");
+    let roots = ["h1", "h2"].map(|host| (host, tree(&dir, host)));
+    let (code, found, _) = on_host(&roots[0].1, &["check"]);
+    assert_eq!((code, kinds(&found)), (1, vec!["nothing-installed"]));
+    let (_, refused, _) = on_host(&roots[0].1, &["install", dir.bundle("h2").to_str().unwrap()]);
+    assert_eq!(kinds(&refused), ["wrong-name"], "another host's bundle");
+    assert!(!roots[0].1.join("etc/pki").exists(), "nothing was changed");
+
+    let mut fingerprints = Vec::new();
+    for step in ["", "begin", "leaves", "finish"] {
+        if !step.is_empty() {
+            dir.done(&["rotate", step]);
+        }
+        for (host, root) in &roots {
+            let bundle = dir.bundle(host);
+            let (code, done, err) = on_host(root, &["install", bundle.to_str().unwrap()]);
+            assert_eq!(code, 0, "{step} {host}: {done} {err}");
+            let (code, found, _) = on_host(root, &["check"]);
+            assert_eq!((code, &found["receipt"]), (0, &done["receipt"]), "{step} {host}: {found}");
+            dir.done(&["rotate", "installed", host, done["receipt"].as_str().unwrap()]);
+            fingerprints.push(done["fingerprint_sha256"].clone());
+            if step.is_empty() && *host == "h1" {
+                continue; // nothing is there to talk to yet
+            }
+            for (from, to, name) in [(0, 1, "h2"), (1, 0, "h1")] {
+                let files = |at: usize| roots[at].1.join("etc/pki/mig");
+                let server = Server::start(&files(to));
+                let seen = server.meets(&files(from), name, TLS12);
+                assert!(seen.is_ok(), "{step} {host}: {from} to {to}: {seen:?}");
+            }
+        }
+    }
+    fingerprints.sort_by_key(Value::to_string);
+    fingerprints.dedup();
+    assert_eq!(fingerprints.len(), 8, "each step had a certificate of its own");
+    assert_eq!(dir.done(&["rotate"])["step"], "steady");
+    assert!(!dir.authority().join("ca-1-key.pem").exists(), "the old authority signs nothing any more");
+
+    // What is in place is for its readers only, and what was there is beside it.
+    let pki = roots[0].1.join("etc/pki");
+    for (file, uid, mode) in [
+        ("mig/server-key.pem", 64055, 0o400),
+        ("mig/server-cert.pem", 0, 0o644),
+        ("mig/dh-params.pem", 0, 0o644),
+        ("libvirt/private/clientkey.pem", 0, 0o600),
+        ("CA/cacert.pem", 0, 0o644),
+        ("CA/cacert.pem.before", 0, 0o644),
+    ] {
+        use std::os::unix::fs::MetadataExt;
+        let meta = fs::metadata(pki.join(file)).unwrap_or_else(|e| panic!("{file}: {e}"));
+        assert_eq!((meta.uid(), meta.mode() & 0o777), (uid, mode), "{file}");
+    }
+    // Damage is found.
+    fs::copy(pki.join("mig/ca-cert.pem"), pki.join("mig/client-cert.pem")).unwrap();
+    let (code, found, _) = on_host(&roots[0].1, &["check"]);
+    assert!(code == 1 && kinds(&found).contains(&"authority-for-leaf"), "{found}");
+}
