@@ -5,6 +5,7 @@ use super::{Content, Expected, File, Finding, Kind, Meta, Name, Owner, Pair, Set
 use crate::config::Config;
 use std::fs;
 use std::io::{ErrorKind, Read};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -98,21 +99,38 @@ impl Host {
 
     /// What the certificates here are held against.
     pub fn expected(&self, config: Option<&Config>) -> Expected {
-        Expected { names: self.names(config), must: self.conf.migration_name(), qemu: self.qemu_user.clone() }
+        let must = self.conf.migration_name();
+        // An unreadable qemu.conf may set it.
+        let usual = if must.is_none() && self.conf_unread.is_none() { self.own_name() } else { None };
+        Expected { names: self.names(config), must, usual, qemu: self.qemu_user.clone() }
     }
 
-    /// What others may call this host by, as far as it is known here.
+    fn own_name(&self) -> Option<Name> {
+        let name = if self.is_running() {
+            rustix::system::uname().nodename().to_string_lossy().into_owned()
+        } else {
+            fs::read_to_string(self.path("/etc/hostname")).ok()?
+        };
+        Name::parse(name.trim()).filter(|n| *n != Name::Dns("localhost".into()))
+    }
+
+    /// It is this one.
+    fn is_running(&self) -> bool {
+        self.root == Path::new("/")
+    }
+
+    /// What others may call this host by, as far as it is known here: by its name, its addresses, and what is configured.
     pub fn names(&self, config: Option<&Config>) -> Vec<Name> {
-        let mut names: Vec<Name> = self.conf.migration_name().into_iter().collect();
-        let own = fs::read_to_string(self.path("/etc/hostname")).ok().map(|text| text.trim().to_owned());
-        // A name that was changed since boot counts before the file.
-        let running = || rustix::system::uname().nodename().to_string_lossy().into_owned();
-        let own = if self.root == Path::new("/") { Some(running()) } else { own };
-        names.extend(own.and_then(|name| Name::parse(&name)).filter(|n| *n != Name::Dns("localhost".into())));
+        let mut names: Vec<Name> = self.conf.migration_name().into_iter().chain(self.own_name()).collect();
         if let Some(config) = config {
             names.extend(config.me.address.map(Name::Ip));
             let listens = config.link.listen.map(|l| l.ip()).filter(|ip| !ip.is_unspecified());
             names.extend(listens.map(Name::Ip));
+        }
+        if self.is_running() {
+            let read = |file: &str| fs::read_to_string(file).unwrap_or_default();
+            let all = addresses(&read("/proc/net/fib_trie"), &read("/proc/net/if_inet6"));
+            names.extend(all.into_iter().map(Name::Ip));
         }
         let mut seen = std::collections::BTreeSet::new();
         names.retain(|n| seen.insert(n.clone()));
@@ -124,7 +142,7 @@ impl Host {
         let expected = self.expected(config);
         let mut found = inspect(&self.qemu(), &expected, now_unix_s);
         // What libvirt's own connections call this host by are the others' URIs, which are not known here: any name does.
-        found.extend(inspect(&self.libvirt(), &Expected { must: None, ..expected }, now_unix_s));
+        found.extend(inspect(&self.libvirt(), &Expected { must: None, usual: None, ..expected }, now_unix_s));
         let conf = Path::new(QEMU_CONF);
         match &self.conf_unread {
             None => found.extend(self.conf.inspect(conf, &self.qemu_dir)),
@@ -204,12 +222,41 @@ fn qemu_user(conf: &QemuConf, passwd: &str, group: &str) -> Option<User> {
     Some(User { uid, gids: configured.or(primary).into_iter().chain(member).collect(), name })
 }
 
+/// This host's addresses that others can reach, by the kernel's tables of local routes and of IPv6 addresses.
+fn addresses(fib_trie: &str, if_inet6: &str) -> Vec<IpAddr> {
+    let mut found: Vec<IpAddr> = Vec::new();
+    let mut last = None;
+    for line in fib_trie.lines().map(str::trim) {
+        if let Some(address) = line.strip_prefix("|-- ") {
+            last = address.parse::<Ipv4Addr>().ok();
+        } else if line.starts_with("/32 host LOCAL") {
+            found.extend(last.filter(|ip| !ip.is_loopback()).map(IpAddr::V4));
+        }
+    }
+    for line in if_inet6.lines() {
+        let bits = line.split(' ').next().and_then(|hex| u128::from_str_radix(hex, 16).ok());
+        let reachable = |ip: &Ipv6Addr| !ip.is_loopback() && !ip.is_unicast_link_local();
+        found.extend(bits.map(Ipv6Addr::from).filter(reachable).map(IpAddr::V6));
+    }
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const PASSWD: &str = "root:x:0:0::/root:/bin/sh\nlibvirt-qemu:x:64055:106:QEMU:/var/lib/libvirt:/bin/false\nvm:x:70:71::/:/x\n";
     const GROUP: &str = "root:x:0:\nkvm:x:106:alice\ndisk:x:6:libvirt-qemu\n";
+
+    #[test]
+    fn addresses_are_read_without_loopback_and_link_local_ones() {
+        let trie = "Local:\n  +-- 0.0.0.0/0 2 0 2\n     |-- 10.1.0.1\n        /32 host LOCAL\n     |-- 10.1.0.255\n        \
+                    /32 link BROADCAST\n           |-- 127.0.0.1\n              /32 host LOCAL\n";
+        let v6 = "00000000000000000000000000000001 01 80 10 80       lo\nfd000000000000000000000000000002 02 40 00 80 eth0\n\
+                  fe800000000000000000000000000001 02 40 20 80     eth0\nnonsense\n";
+        let all: Vec<IpAddr> = ["10.1.0.1", "fd00::2"].map(|a| a.parse().unwrap()).into();
+        assert_eq!(addresses(trie, v6), all);
+    }
 
     #[test]
     fn qemus_user_is_the_configured_one_or_the_distributions() {

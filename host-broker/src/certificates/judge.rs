@@ -14,6 +14,9 @@ const FAIL_DAYS: i64 = 7;
 /// QEMU loads so many authorities and no more.
 const MAX_AUTHORITIES: usize = 16;
 
+/// A host may have very many addresses.
+const SHOWN_NAMES: usize = 6;
+
 const ISSUE: &str = "comsctl tls issue HOST where the authority is, comsctl tls install here";
 const COMPARE: &str = "compare with where it was made, and install it again";
 
@@ -165,10 +168,18 @@ fn names(file: &File, cert: &Certificate, expected: &Expected, found: &mut Vec<F
         );
         found.push(Finding::new(Severity::Fail, Kind::NameMissing, &file.path, detail, ISSUE));
     } else if !expected.names.is_empty() && !expected.names.iter().any(covers) {
-        let wanted: Vec<String> = expected.names.iter().map(Name::to_string).collect();
+        let wanted: Vec<String> = expected.names.iter().take(SHOWN_NAMES).map(Name::to_string).collect();
         let detail = format!("is for {has}; this host is {}", wanted.join(", "));
         let remedy = "is it another host's? else: comsctl tls issue HOST --name NAME --ip ADDRESS, with what others call it";
         found.push(Finding::new(Severity::Fail, Kind::WrongName, &file.path, detail, remedy));
+    } else if let Some(usual) = expected.usual.as_ref().filter(|u| !covers(u)) {
+        let detail = format!(
+            "is for {has}, and libvirt here tells others to migrate to `{usual}`, unless their migrate_uri says otherwise"
+        );
+        let remedy = format!(
+            "set migration_host in qemu.conf to one of those, or: comsctl tls issue HOST --name {usual} …"
+        );
+        found.push(Finding::new(Severity::Warn, Kind::NameMissing, &file.path, detail, remedy));
     }
 }
 

@@ -108,12 +108,23 @@ pub struct File {
     pub above: Vec<Meta>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Content {
     Missing,
     /// With the reason.
     Unreadable(String),
     Bytes(Vec<u8>),
+}
+
+/// Keys are among them: what is in a file reaches no log.
+impl fmt::Debug for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Content::Missing => f.write_str("missing"),
+            Content::Unreadable(why) => write!(f, "unreadable: {why}"),
+            Content::Bytes(bytes) => write!(f, "{} bytes", bytes.len()),
+        }
+    }
 }
 
 impl File {
@@ -254,6 +265,8 @@ pub struct Expected {
     pub names: Vec<Name>,
     /// What libvirt here tells others to call it by when they migrate to it.
     pub must: Option<Name>,
+    /// What libvirt here tells them for want of a setting, and they may be told otherwise.
+    pub usual: Option<Name>,
     /// As whom QEMU runs.
     pub qemu: Option<User>,
 }

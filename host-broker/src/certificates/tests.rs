@@ -52,6 +52,7 @@ fn expected() -> Expected {
     Expected {
         names: vec![Name::Dns("h1".into()), Name::Ip("10.0.0.1".parse().unwrap())],
         must: None,
+        usual: None,
         qemu: Some(User { name: "libvirt-qemu".into(), uid: QEMU, gids: vec![106] }),
     }
 }
@@ -130,6 +131,11 @@ fn names_of_another_host_and_a_missing_migration_host_are_found() {
     let (_, all) = well();
     let must = Expected { must: Some(Name::Ip("10.0.0.9".parse().unwrap())), ..expected() };
     assert_eq!(inspect(&all, &must, NOW)[0].kind, Kind::NameMissing);
+    let by_address = leaf(&ca, "h1", &[Name::Ip("10.0.0.1".parse().unwrap())], None, [1; 16], NOW).unwrap();
+    let usual = Expected { usual: Some(Name::Dns("h1".into())), ..expected() };
+    let found = inspect(&set(&[&ca], &by_address), &usual, NOW);
+    assert_eq!((found[0].severity, found[0].kind), (Severity::Warn, Kind::NameMissing), "{found:?}");
+    assert_eq!(inspect(&all, &usual, NOW)[0].kind, Kind::Well);
 }
 
 /// A certificate as others make them.

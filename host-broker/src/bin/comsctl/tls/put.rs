@@ -1,19 +1,34 @@
 //! Files, put in place whole.
 
 use super::super::Failure;
+use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 /// A file that is to be put somewhere.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Put {
     pub to: PathBuf,
     pub bytes: Vec<u8>,
     pub mode: u32,
     /// User; the group is root's. None: whoever runs this.
     pub uid: Option<u32>,
+}
+
+/// Keys are among them.
+impl fmt::Debug for Put {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} bytes to {} ({:o}, user {:?})",
+            self.bytes.len(),
+            self.to.display(),
+            self.mode,
+            self.uid
+        )
+    }
 }
 
 fn failed(path: &Path, what: &str) -> impl Fn(io::Error) -> Failure {

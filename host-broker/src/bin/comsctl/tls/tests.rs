@@ -92,7 +92,7 @@ impl Side {
 }
 
 fn expected(host: &str) -> Expected {
-    Expected { names: vec![Name::Dns(host.into())], must: None, qemu: None }
+    Expected { names: vec![Name::Dns(host.into())], ..Expected::default() }
 }
 
 /// Would a migration find it in order? As QEMU at `from` connects to QEMU at `to`, and is asked for its own certificate.
