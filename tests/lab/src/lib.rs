@@ -22,6 +22,7 @@
 
 mod announcement;
 mod build;
+mod capture;
 mod client;
 mod conversation;
 mod cpio;
@@ -45,6 +46,7 @@ mod process;
 mod random;
 mod relay;
 mod requirements;
+mod secret;
 mod tls;
 mod udp_echo;
 
@@ -53,6 +55,7 @@ pub use build::{
     AgentBinaries, build_agent, build_agent_with_faults, build_lab_guest, build_plugins, building, keep,
     workspace_root,
 };
+pub use capture::{Capture, Captured, Opening, Tls};
 pub use client::Client;
 pub use conversation::{Conversation, Conversations, Talk};
 pub use download::{Download, Sample};
@@ -63,5 +66,6 @@ pub use guest_spec::Workload;
 pub use host::{Host, HostConfig};
 pub use lab::{Lab, LabConfig};
 pub use process::{Process, Signal, wait_until};
-pub use tls::DIR_INSIDE as PKI;
+pub use secret::Secret;
+pub use tls::{DIR_INSIDE as PKI, Papers};
 pub use udp_echo::{ECHO_INTERVAL, Echo, UdpEcho};
