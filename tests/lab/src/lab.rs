@@ -11,7 +11,6 @@ use std::{
 
 use crate::{
     announcement,
-    capture::Capture,
     client::Client,
     cpuset::Cpuset,
     error::{Doing as _, Error, Result},
@@ -23,6 +22,7 @@ use crate::{
     random::random_id,
     requirements,
     tls::{self, Authority, Papers},
+    wiretap::Wiretap,
 };
 
 /// Where labs live while they run. Short: socket paths must fit into 108 bytes.
@@ -195,11 +195,11 @@ impl Lab {
     }
 
     /// Captures all that passes any interface of the hosts and of the wires between them, from now on, into
-    /// `capture-NAME` in the lab's directory of logs.
-    pub fn capture(&self, name: &str) -> Result<Capture> {
+    /// `wiretap-NAME` in the lab's directory of logs.
+    pub fn wiretap(&self, name: &str) -> Result<Wiretap> {
         let wires = self.inner.fabric.nodes().iter();
         let nodes = self.inner.hosts().iter().map(Host::node).chain(wires);
-        Capture::start(self.inner.log_dir.join(format!("capture-{name}")), nodes)
+        Wiretap::start(self.inner.log_dir.join(format!("wiretap-{name}")), nodes)
     }
 
     /// Gives a host's QEMU other certificates, from its next migration on, or the right ones again. Those by which libvirt

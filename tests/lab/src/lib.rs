@@ -22,7 +22,6 @@
 
 mod announcement;
 mod build;
-mod capture;
 mod client;
 mod conversation;
 mod cpio;
@@ -49,13 +48,13 @@ mod requirements;
 mod secret;
 mod tls;
 mod udp_echo;
+mod wiretap;
 
 pub use announcement::Announcements;
 pub use build::{
     AgentBinaries, build_agent, build_agent_with_faults, build_lab_guest, build_plugins, building, keep,
     workspace_root,
 };
-pub use capture::{Capture, Captured, Opening, Tls};
 pub use client::Client;
 pub use conversation::{Conversation, Conversations, Talk};
 pub use download::{Download, Sample};
@@ -69,3 +68,4 @@ pub use process::{Process, Signal, wait_until};
 pub use secret::Secret;
 pub use tls::{DIR_INSIDE as PKI, Papers};
 pub use udp_echo::{ECHO_INTERVAL, Echo, UdpEcho};
+pub use wiretap::{Opening, Tapped, Tls, Wiretap};

@@ -5,7 +5,7 @@ use crate::{
     random::{hex, random_bytes},
 };
 
-/// Random bytes. Guests fill pages with them, over and over, and captures are searched for them.
+/// Random bytes. Guests fill pages with them, over and over, and wiretaps are searched for them.
 #[derive(Clone, Debug)]
 pub struct Secret([u8; 32]);
 

@@ -4,10 +4,10 @@
 //! ```no_run
 //! # fn main() -> coms_lab::Result<()> {
 //! # let lab = coms_lab::Lab::new(coms_lab::LabConfig::default())?;
-//! let capture = lab.capture("move")?;
+//! let wiretap = lab.wiretap("move")?;
 //! // ... a move ...
-//! let captured = capture.finish()?; // an error if one frame is missing
-//! assert_eq!(captured.occurrences(b"not to be read")?, 0);
+//! let tapped = wiretap.finish()?; // an error if one frame is missing
+//! assert_eq!(tapped.occurrences(b"not to be read")?, 0);
 //! # Ok(())
 //! # }
 //! ```
@@ -57,7 +57,7 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// A capture under way; dropped, it comes to nothing.
 #[derive(Debug)]
-pub struct Capture {
+pub struct Wiretap {
     over: Arc<AtomicBool>,
     threads: Vec<JoinHandle<Result<u64>>>,
     files: Files,
@@ -65,35 +65,35 @@ pub struct Capture {
 
 /// What was captured: complete. Its files are deleted with it, unless a test fails or `COMS_LAB_KEEP` is 1.
 #[derive(Debug)]
-pub struct Captured {
+pub struct Tapped {
     files: Files,
     frames: u64,
 }
 
-impl Capture {
-    pub(crate) fn start<'a>(dir: PathBuf, nodes: impl Iterator<Item = &'a Node>) -> Result<Capture> {
+impl Wiretap {
+    pub(crate) fn start<'a>(dir: PathBuf, nodes: impl Iterator<Item = &'a Node>) -> Result<Wiretap> {
         fs::create_dir_all(&dir).doing(|| format!("making {}", dir.display()))?;
         let files = Files { dir, paths: Vec::new() };
-        let mut capture = Capture { over: Arc::default(), threads: Vec::new(), files };
+        let mut wiretap = Wiretap { over: Arc::default(), threads: Vec::new(), files };
         for node in nodes {
             let name = node.name().to_owned();
             let socket = node.within(open)?.doing(|| format!("opening a packet socket in {name}"))?;
-            let path = capture.files.dir.join(format!("{name}.pcap"));
+            let path = wiretap.files.dir.join(format!("{name}.pcap"));
             let file = Writer::create(&path, FRAME_BYTES)?;
-            capture.files.paths.push(path);
-            let over = Arc::clone(&capture.over);
-            capture.threads.push(thread::spawn(move || take(&name, &socket, &over, file)));
+            wiretap.files.paths.push(path);
+            let over = Arc::clone(&wiretap.over);
+            wiretap.threads.push(thread::spawn(move || take(&name, &socket, &over, file)));
         }
-        Ok(capture)
+        Ok(wiretap)
     }
 
     /// Ends it. An error if the kernel had to throw a frame away or the files are full: then nothing follows from what is
     /// not in them.
-    pub fn finish(mut self) -> Result<Captured> {
+    pub fn finish(mut self) -> Result<Tapped> {
         let ends = self.stop();
         let counts: Vec<u64> = ends.into_iter().collect::<Result<_>>()?;
         let files = std::mem::take(&mut self.files);
-        Ok(Captured { files, frames: counts.iter().sum() })
+        Ok(Tapped { files, frames: counts.iter().sum() })
     }
 
     fn stop(&mut self) -> Vec<Result<u64>> {
@@ -105,13 +105,13 @@ impl Capture {
     }
 }
 
-impl Drop for Capture {
+impl Drop for Wiretap {
     fn drop(&mut self) {
         self.stop();
     }
 }
 
-impl Captured {
+impl Tapped {
     /// How many frames there are.
     pub fn frames(&self) -> u64 {
         self.frames
@@ -120,7 +120,7 @@ impl Captured {
     /// How long they are together.
     pub fn bytes(&self) -> Result<u64> {
         let mut bytes = 0;
-        self.each(|_, frame| bytes += frame.len() as u64)?;
+        self.each(|frame| bytes += frame.len() as u64)?;
         Ok(bytes)
     }
 
@@ -135,7 +135,7 @@ impl Captured {
         }
         let finder = memmem::Finder::new(pattern);
         let mut found = 0;
-        self.each(|_, frame| found += finder.find_iter(frame).count() as u64)?;
+        self.each(|frame| found += finder.find_iter(frame).count() as u64)?;
         Ok(found)
     }
 
@@ -143,15 +143,15 @@ impl Captured {
     /// interfaces it was seen.
     pub fn openings(&self, to: RangeInclusive<u16>) -> Result<Vec<Opening>> {
         let mut openings = opening::Openings::new(to);
-        self.each(|_, frame| openings.see(frame))?;
+        self.each(|frame| openings.see(frame))?;
         Ok(openings.finish())
     }
 
-    fn each(&self, mut see: impl FnMut(usize, &[u8])) -> Result<()> {
-        for (index, path) in self.files.paths.iter().enumerate() {
+    fn each(&self, mut see: impl FnMut(&[u8])) -> Result<()> {
+        for path in &self.files.paths {
             let mut frames = Frames::open(path)?;
             while let Some(frame) = frames.next_frame()? {
-                see(index, frame);
+                see(frame);
             }
         }
         Ok(())
@@ -269,7 +269,7 @@ mod tests {
     use super::*;
 
     fn dir(name: &str) -> PathBuf {
-        std::env::temp_dir().join(format!("coms-capture-{}-{name}", std::process::id()))
+        std::env::temp_dir().join(format!("coms-wiretap-{}-{name}", std::process::id()))
     }
 
     fn shouting(node: &Node, packet: &[u8], times: usize) -> Result<()> {
@@ -285,20 +285,20 @@ mod tests {
     #[test]
     fn what_passes_an_interface_is_found_and_nothing_else() -> Result<()> {
         let (one, other) = (Node::net_only("one")?, Node::net_only("other")?);
-        let capture = Capture::start(dir("found"), [&one, &other].into_iter())?;
+        let wiretap = Wiretap::start(dir("found"), [&one, &other].into_iter())?;
         shouting(&one, b"a known pattern, and more", 3)?;
         shouting(&other, b"something else", 1)?;
-        let captured = capture.finish()?;
+        let tapped = wiretap.finish()?;
         shouting(&one, b"a known pattern, too late", 1)?;
         // On its way out and on its way in.
-        assert_eq!(captured.occurrences(b"a known pattern")?, 6);
-        assert_eq!(captured.occurrences(b"something else")?, 2);
-        assert_eq!(captured.occurrences(b"unheard of")?, 0);
-        assert!(captured.occurrences(b"").is_err());
-        assert!(captured.frames() >= 8 && captured.bytes()? > 8 * 40);
-        let dir = captured.files.dir.clone();
+        assert_eq!(tapped.occurrences(b"a known pattern")?, 6);
+        assert_eq!(tapped.occurrences(b"something else")?, 2);
+        assert_eq!(tapped.occurrences(b"unheard of")?, 0);
+        assert!(tapped.occurrences(b"").is_err());
+        assert!(tapped.frames() >= 8 && tapped.bytes()? > 8 * 40);
+        let dir = tapped.files.dir.clone();
         assert!(dir.join("one.pcap").exists());
-        drop(captured);
+        drop(tapped);
         assert!(!dir.exists());
         Ok(())
     }
