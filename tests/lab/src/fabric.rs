@@ -84,6 +84,10 @@ impl Fabric {
         self.sites.iter().map(Node::holder_pid)
     }
 
+    pub(crate) fn nodes(&self) -> &[Node] {
+        &self.sites
+    }
+
     pub(crate) fn has_two_sites(&self) -> bool {
         self.sites.len() == 2
     }

@@ -21,6 +21,7 @@ use crate::{
     initramfs,
     lab::Inner,
     random::random_uuid,
+    secret::Secret,
 };
 
 /// How long a guest may take to start, also on a machine that does much else.
@@ -366,6 +367,18 @@ impl Guest {
             .next()
             .and_then(|cycles| cycles.parse().ok())
             .ok_or_else(|| Error::Unfit(format!("the pattern of guest {} said {told:?}", self.config.name)))
+    }
+
+    /// Keeps `mib` of memory full of a secret, which is never written anew.
+    pub fn hold_secret(&self, secret: &Secret, mib: u32) -> Result<()> {
+        let words = ["coms-lab-guest", "secret", "start", &mib.to_string(), &secret.hex()];
+        self.exec(&words)?.success().map(drop)
+    }
+
+    /// Fills the first `mib` of a disk or file with a secret, and waits until it is there for good.
+    pub fn write_secret(&self, secret: &Secret, path: &str, mib: u32) -> Result<()> {
+        let words = ["coms-lab-guest", "secret", "write", path, &mib.to_string(), &secret.hex()];
+        self.exec(&words)?.success().map(drop)
     }
 
     /// Every QEMU process that holds this guest, running or not, on whichever host.

@@ -21,7 +21,8 @@ use crate::{
     initramfs,
     random::random_id,
     requirements,
-    tls::Authority,
+    tls::{self, Authority, Papers},
+    wiretap::Wiretap,
 };
 
 /// Where labs live while they run. Short: socket paths must fit into 108 bytes.
@@ -193,6 +194,22 @@ impl Lab {
         self.inner.fabric.line().map(|line| line.set_up(up))
     }
 
+    /// Captures all that passes any interface of the hosts and of the wires between them, from now on, into
+    /// `wiretap-NAME` in the lab's directory of logs.
+    pub fn wiretap(&self, name: &str) -> Result<Wiretap> {
+        let wires = self.inner.fabric.nodes().iter();
+        let nodes = self.inner.hosts().iter().map(Host::node).chain(wires);
+        Wiretap::start(self.inner.log_dir.join(format!("wiretap-{name}")), nodes)
+    }
+
+    /// Gives a host's QEMU other certificates, from its next migration on, or the right ones again. Those by which libvirt
+    /// itself is reached stay.
+    pub fn give_papers(&self, host: &str, papers: Papers) -> Result<()> {
+        let host = self.host(host);
+        let pki = host.path_of(crate::tls::DIR_INSIDE);
+        tls::give(&self.inner.run_dir, &pki, host.name(), host.ip(), papers)
+    }
+
     /// Starts a guest on a host and waits until its user space answers.
     pub fn boot(&self, config: GuestConfig, host: &str) -> Result<Guest> {
         Guest::boot(Arc::clone(&self.inner), config, self.host(host))
@@ -286,7 +303,7 @@ fn make_run_dir(guardian: &mut Guardian) -> Result<(String, PathBuf)> {
 
 /// All hosts at once: most of the time is libvirtd finding out what QEMU can do.
 fn start_hosts(inner: &Arc<Inner>, config: &LabConfig) -> Result<Vec<Host>> {
-    let authority = config.tls.then(|| Authority::create(inner.run_dir.join("ca"))).transpose()?;
+    let authority = config.tls.then(|| Authority::create(inner.run_dir.join(tls::AUTHORITY))).transpose()?;
     let authority = authority.as_ref();
     let configs = &config.hosts;
     let mut hosts_file = String::from("127.0.0.1 localhost\n");

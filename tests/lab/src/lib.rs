@@ -45,8 +45,10 @@ mod process;
 mod random;
 mod relay;
 mod requirements;
+mod secret;
 mod tls;
 mod udp_echo;
+mod wiretap;
 
 pub use announcement::Announcements;
 pub use build::{
@@ -63,5 +65,7 @@ pub use guest_spec::Workload;
 pub use host::{Host, HostConfig};
 pub use lab::{Lab, LabConfig};
 pub use process::{Process, Signal, wait_until};
-pub use tls::DIR_INSIDE as PKI;
+pub use secret::Secret;
+pub use tls::{DIR_INSIDE as PKI, Papers};
 pub use udp_echo::{ECHO_INTERVAL, Echo, UdpEcho};
+pub use wiretap::{Opening, Tapped, Tls, Wiretap};

@@ -91,6 +91,10 @@ impl Node {
         Ok(Node { name: name.to_owned(), holder, net, own_mounts, cpuset: None })
     }
 
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// A process that is in all of the namespaces for as long as the lab lives.
     pub(crate) fn holder_pid(&self) -> u32 {
         self.holder.id()

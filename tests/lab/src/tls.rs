@@ -38,6 +38,87 @@ key_file = "{DIR_INSIDE}/server-key.pem"
     )
 }
 
+/// Where the lab's authority is, below the lab's directory.
+pub(crate) const AUTHORITY: &str = "ca";
+
+/// What a host's QEMU has to show when it is moved to or from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Papers {
+    /// What it had from the start.
+    Right,
+    /// Everything in order, but of an authority that no other host trusts; and it trusts no other.
+    OtherAuthority,
+    /// Good until 2020.
+    Expired,
+    /// Somebody else's name and address.
+    OtherName,
+    /// None: TLS is off.
+    None,
+}
+
+#[derive(Clone, Copy)]
+enum What {
+    Authority,
+    Certificate,
+    Key,
+}
+
+const QEMU_FILES: [(What, &str); 5] = [
+    (What::Authority, "ca-cert.pem"),
+    (What::Key, "server-key.pem"),
+    (What::Key, "client-key.pem"),
+    (What::Certificate, "server-cert.pem"),
+    (What::Certificate, "client-cert.pem"),
+];
+const LIBVIRT_CLIENT_FILES: [(What, &str); 3] =
+    [(What::Authority, "cacert.pem"), (What::Certificate, "clientcert.pem"), (What::Key, "clientkey.pem")];
+
+const GOOD: &str = "expiration_days = 7";
+const OVER: &str = "activation_date = \"2019-01-01 00:00:00\"\nexpiration_date = \"2020-01-01 00:00:00\"";
+
+/// What certtool is to write into a certificate for both roles.
+fn holder(name: &str, address: Ipv4Addr, dates: &str) -> String {
+    format!(
+        "cn = {name}\ndns_name = {name}\nip_address = {address}\n\
+         tls_www_server\ntls_www_client\nencryption_key\nsigning_key\n{dates}\n"
+    )
+}
+
+/// Gives a host's QEMU these papers. It reads them anew for every migration; libvirtd, which has its files from here too,
+/// only when it starts.
+pub(crate) fn give(run_dir: &Path, pki: &Path, name: &str, address: Ipv4Addr, papers: Papers) -> Result<()> {
+    let ours = Authority::at(run_dir.join(AUTHORITY));
+    let issue = |authority: &Authority, kind: &str, template: String| {
+        let stem = format!("{name}-{kind}");
+        authority.issue(&stem, &template)?;
+        authority.copy(&stem, pki, &QEMU_FILES)
+    };
+    match papers {
+        Papers::Right => ours.copy(name, pki, &QEMU_FILES),
+        Papers::OtherAuthority => {
+            let other = Authority::create(run_dir.join("ca-other"))?;
+            issue(&other, "other-authority", holder(name, address, GOOD))
+        }
+        Papers::Expired => issue(&ours, "expired", holder(name, address, OVER)),
+        Papers::OtherName => {
+            let somebody = Ipv4Addr::new(10, 77, 9, 9);
+            issue(&ours, "other-name", holder("somebody", somebody, GOOD))
+        }
+        Papers::None => {
+            for (_, file) in QEMU_FILES {
+                let path = pki.join(file);
+                match fs::remove_file(&path) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(error).doing(|| format!("deleting {}", path.display()));
+                    }
+                    Ok(()) | Err(_) => {}
+                }
+            }
+            Ok(())
+        }
+    }
+}
+
 /// The lab's authority. Nobody trusts it but the hosts that get its certificate.
 #[derive(Debug)]
 pub(crate) struct Authority {
@@ -59,16 +140,24 @@ impl Authority {
         Ok(authority)
     }
 
+    /// One that was created before.
+    fn at(dir: PathBuf) -> Authority {
+        Authority { dir }
+    }
+
     /// Puts a host's key and certificates, for both roles, into its /etc/libvirt.
     pub(crate) fn equip(&self, etc_libvirt: &Path, name: &str, address: Ipv4Addr) -> Result<()> {
         let to = etc_libvirt.join("pki");
         fs::create_dir_all(&to).doing(|| format!("making {}", to.display()))?;
-        let (key, certificate) = (format!("{name}-key.pem"), format!("{name}-cert.pem"));
+        self.issue(name, &holder(name, address, GOOD))?;
+        self.copy(name, &to, &QEMU_FILES)?;
+        self.copy(name, &to, &LIBVIRT_CLIENT_FILES)
+    }
+
+    /// Makes a key, and a certificate of what the template says.
+    fn issue(&self, stem: &str, template: &str) -> Result<()> {
+        let (key, certificate) = (format!("{stem}-key.pem"), format!("{stem}-cert.pem"));
         self.generate_key(&key)?;
-        let template = format!(
-            "cn = {name}\ndns_name = {name}\nip_address = {address}\n\
-             tls_www_server\ntls_www_client\nencryption_key\nsigning_key\nexpiration_days = 7\n"
-        );
         let sign = [
             "--generate-certificate",
             "--load-ca-certificate",
@@ -78,20 +167,17 @@ impl Authority {
             "--load-privkey",
             &key,
         ];
-        self.certtool(&format!("{name}.info"), &template, &sign, &certificate)?;
-        let copies = [
-            ("ca-cert.pem", "ca-cert.pem"),
-            (&key, "server-key.pem"),
-            (&key, "client-key.pem"),
-            (&certificate, "server-cert.pem"),
-            (&certificate, "client-cert.pem"),
-            // As libvirt's client names them.
-            ("ca-cert.pem", "cacert.pem"),
-            (&certificate, "clientcert.pem"),
-            (&key, "clientkey.pem"),
-        ];
-        for (from, name) in copies {
-            fs::copy(self.dir.join(from), to.join(name))
+        self.certtool(&format!("{stem}.info"), template, &sign, &certificate)
+    }
+
+    fn copy(&self, stem: &str, to: &Path, files: &[(What, &str)]) -> Result<()> {
+        for (what, name) in files {
+            let from = match what {
+                What::Authority => "ca-cert.pem".to_owned(),
+                What::Certificate => format!("{stem}-cert.pem"),
+                What::Key => format!("{stem}-key.pem"),
+            };
+            fs::copy(self.dir.join(&from), to.join(name))
                 .doing(|| format!("copying {from} to {}", to.display()))?;
         }
         Ok(())
@@ -114,5 +200,49 @@ impl Authority {
         command.args(args).current_dir(&self.dir).env("PATH", search_path());
         let output = process::run(command, &argv, Duration::from_secs(60))?;
         require_success(&argv, output).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What certtool says of a host's certificate, as seen by who trusts this authority.
+    fn verified(authority: &Path, pki: &Path, name: &str) -> bool {
+        let (ca, certificate) = (authority.join("ca-cert.pem"), pki.join("server-cert.pem"));
+        let mut command = Command::new("certtool");
+        command.env("PATH", search_path()).args(["--verify", "--verify-hostname", name]);
+        command.arg("--load-ca-certificate").arg(ca).arg("--infile").arg(certificate);
+        command.output().unwrap().status.success()
+    }
+
+    #[test]
+    fn papers_are_wrong_in_the_way_they_are_meant_to_be() -> Result<()> {
+        let dir = std::env::temp_dir().join(format!("coms-papers-{}", std::process::id()));
+        let address = Ipv4Addr::new(10, 77, 0, 1);
+        let ca = dir.join(AUTHORITY);
+        Authority::create(ca.clone())?.equip(&dir, "h1", address)?;
+        let pki = dir.join("pki");
+        assert!(verified(&ca, &pki, "h1"));
+        for papers in [Papers::OtherAuthority, Papers::Expired, Papers::OtherName] {
+            give(&dir, &pki, "h1", address, papers)?;
+            assert!(!verified(&ca, &pki, "h1"), "{papers:?}");
+            give(&dir, &pki, "h1", address, Papers::Right)?;
+            assert!(verified(&ca, &pki, "h1"), "after {papers:?}");
+        }
+        // Twice, as after a test that was not undone.
+        give(&dir, &pki, "h1", address, Papers::OtherAuthority)?;
+        give(&dir, &pki, "h1", address, Papers::OtherAuthority)?;
+        assert!(verified(&dir.join("ca-other"), &pki, "h1"));
+        give(&dir, &pki, "h1", address, Papers::None)?;
+        give(&dir, &pki, "h1", address, Papers::None)?;
+        let mut left: Vec<_> = fs::read_dir(&pki)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["cacert.pem", "clientcert.pem", "clientkey.pem"]);
+        fs::remove_dir_all(&dir).unwrap();
+        Ok(())
     }
 }

@@ -7,6 +7,7 @@ pub mod faults;
 mod first;
 pub mod geo;
 mod measured;
+pub mod secrecy;
 mod told;
 
 use coms_lab::{

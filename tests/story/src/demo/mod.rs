@@ -4,6 +4,8 @@
 //! `result.json` is for programs. What a scenario promises is checked: a demo that does not show it fails.
 
 mod echo;
+mod encrypted;
+mod encrypted_table;
 mod follow;
 mod geo;
 mod geo_svg;
@@ -30,7 +32,7 @@ struct Scenario {
     play: fn(&mut Screen) -> Result<Vec<String>>,
 }
 
-const SCENARIOS: [Scenario; 5] = [
+const SCENARIOS: [Scenario; 6] = [
     Scenario {
         name: "neighbours",
         about: "a VM whose neighbours get busy asks to move, and is itself again (the COMS paper's Figure 1)",
@@ -55,6 +57,11 @@ const SCENARIOS: [Scenario; 5] = [
         name: "geo",
         about: "a VM follows its clients to another site, and they get more of it (the COMS paper's Figure 2)",
         play: geo::geo,
+    },
+    Scenario {
+        name: "encrypted",
+        about: "what a VM holds cannot be read while it moves, or it does not move (the COMS paper's module C)",
+        play: encrypted::encrypted,
     },
 ];
 
@@ -122,6 +129,7 @@ fn help() -> String {
         out += &format!("  {:<12}{}\n", s.name, s.about);
     }
     out += "\nExit status: 0 shown; 1 not shown, with the reason; 2 wrong usage.\n\n\
-            Examples:\n  sudo make demo\n  sudo make demo S=neighbours\n  sudo make demo S=notice\n  sudo make demo S=plugin\n  sudo make demo S=geo\n";
+            Examples:\n  sudo make demo\n  sudo make demo S=neighbours\n  sudo make demo S=notice\n  sudo make demo S=plugin\n  sudo make demo S=geo\n  \
+            sudo make demo S=encrypted\n";
     out
 }

@@ -109,6 +109,7 @@ fn sentence(event: &Value) -> Option<String> {
         "asked" if event["reason"] == "clients" => {
             format!("asked to be nearer to its clients, in {}", word("/evidence/0/workload"))
         }
+        "asked" if event.pointer("/evidence/0").is_none() => "asked to be moved".to_owned(),
         "asked" => format!(
             "asked to be moved: {} {} {}",
             word("/evidence/0/workload"),
@@ -136,6 +137,7 @@ fn sentence(event: &Value) -> Option<String> {
             ms("/starts_in_ms")
         ),
         "windows_changed" => format!("windows open: {}", word("/open")),
+        "encryption" => format!("its moves' encryption: {}, as {} wants", word("/in_force"), word("/by")),
         "started" => "memory is being copied".to_owned(),
         "denied" => {
             format!("denied: {}; asks again in {} s", word("/reason"), word("/next_automatic_request_s"))

@@ -1,7 +1,7 @@
 //! Everything that the lab runs inside a guest, one program by its first argument.
 //!
 //! As PID 1 it sets the machine up and then only reaps; it runs itself again for the work:
-//! `serve` (exec over TCP, the agent), `echo` (UDP), `work`, `hog`, `dirty` and `pattern`,
+//! `serve` (exec over TCP, the agent), `echo` (UDP), `work`, `hog`, `dirty`, `pattern` and `secret`,
 //! `nonsense` and `ask` (over the agent's port, in a guest without one), `port-echo` (over any port).
 
 mod exec;
@@ -10,6 +10,7 @@ mod init;
 mod load;
 mod pattern;
 mod port;
+mod secret;
 mod services;
 
 use std::process::ExitCode;
@@ -39,7 +40,10 @@ fn dispatch(words: &[&str]) -> Outcome {
         ["pattern", "start", mib, mib_s] => load::start("pattern", &[mib, mib_s]),
         ["pattern", "run", mib, mib_s] => pattern::run(mib.parse()?, mib_s.parse()?),
         ["pattern", "verify"] => pattern::verify(),
-        [what @ ("hog" | "dirty" | "pattern"), "stop"] => load::stop(what),
+        ["secret", "start", mib, hex] => secret::start(mib, hex),
+        ["secret", "run", mib, hex] => secret::hold(mib.parse()?, hex),
+        ["secret", "write", path, mib, hex] => secret::write(path, mib.parse()?, hex),
+        [what @ ("hog" | "dirty" | "pattern" | "secret"), "stop"] => load::stop(what),
         ["hog", "run", threads] => load::hog(threads.parse()?),
         ["dirty", "run", mib, mib_s] => load::dirty(mib.parse()?, mib_s.parse()?),
         ["nonsense", kind, ms] => hostile::nonsense(kind, ms.parse()?),
@@ -48,6 +52,7 @@ fn dispatch(words: &[&str]) -> Outcome {
         ["port-echo", port] => services::port_echo(port),
         _ => Err("unknown; known are: serve, echo, work, calibrate, hog start THREADS, hog stop, \
                   dirty start MIB MIB_S, dirty stop, pattern start MIB MIB_S, pattern verify, pattern stop, \
+                  secret start MIB HEX, secret stop, secret write PATH MIB HEX, \
                   nonsense KIND MS, ask MS, port-echo PORT"
             .into()),
     }

@@ -1,0 +1,54 @@
+//! Certificates that are wrong: a move that must be encrypted is not made, the VM runs on where it was, its owner is told
+//! why, and nothing of its memory was sent.
+
+use coms_lab::{Guest, Papers, Secret};
+use coms_story::secrecy::*;
+use coms_story::*;
+
+const WRONG: [Papers; 4] = [Papers::OtherAuthority, Papers::Expired, Papers::OtherName, Papers::None];
+
+/// Refused for the right reason, with nothing of the secret on any wire.
+fn refused_unread(stage: &Stage, guest: &Guest, secret: &Secret, at: usize, papers: Papers) -> Result<()> {
+    let (why, heard) =
+        tapped(stage, "refused", || is_refused(stage, guest, at, &["--encryption", "required"]))?;
+    let found = heard.occurrences(secret.bytes())?;
+    println!("accel=tcg {papers:?} at {}: {why}; {} frames, {found} times", HOSTS[1], heard.frames());
+    assert!(
+        ["not-encryptable", "encryption-failed"].contains(&why.as_str()),
+        "{papers:?}: {why}\n{}",
+        stage.logs()
+    );
+    assert_eq!(found, 0, "{papers:?}");
+    Ok(())
+}
+
+#[test]
+fn with_wrong_certificates_what_must_be_encrypted_stays_and_its_owner_is_told() -> Result<()> {
+    let stage = Stage::up(settings())?;
+    let (guest, secret) = guest_with_secret(&stage, "")?;
+    for papers in WRONG {
+        give_papers(&stage, 1, papers)?;
+        refused_unread(&stage, &guest, &secret, 0, papers)?;
+        runs_at(&guest, 0)?;
+        if papers != Papers::None {
+            give_papers(&stage, 1, Papers::Right)?;
+        }
+    }
+
+    // Off, and not required: in the clear, and told so. The same ears hear the secret then.
+    let possible = ["--encryption", "if-possible"];
+    let (told, heard) = tapped(&stage, "off", || moves(&stage, &guest, 1, &possible))?;
+    assert_eq!((&told["encryption"], &told["enforced"]["ram"]), (&"none".into(), &"plain".into()), "{told}");
+    let found = heard.occurrences(secret.bytes())?;
+    println!("accel=tcg None at {}, if possible: in the clear, {found} times", HOSTS[1]);
+    assert!(found >= secret_copies(&secret), "{found}");
+
+    // The other way: now the one whom the destination does not trust is the source.
+    give_papers(&stage, 1, Papers::OtherAuthority)?;
+    refused_unread(&stage, &guest, &secret, 1, Papers::OtherAuthority)?;
+    give_papers(&stage, 1, Papers::Right)?;
+    let (told, heard) = tapped(&stage, "right", || moves(&stage, &guest, 0, &["--encryption", "required"]))?;
+    assert_eq!(told["enforced"]["ram"], "tls", "{told}");
+    assert_eq!(heard.occurrences(secret.bytes())?, 0);
+    stage.finish(&[&guest])
+}
