@@ -16,6 +16,8 @@ use crate::{
 
 /// Where a host's QEMU looks for its certificates, inside the host.
 const DIR_INSIDE: &str = "/etc/libvirt/pki";
+/// Where QEMU looks there for a Diffie-Hellman group.
+const DH_PARAMS: &str = "dh-params.pem";
 
 /// What qemu.conf says more, so that `virsh migrate --tls` works and both ends are verified.
 pub(crate) fn qemu_conf() -> String {
@@ -38,6 +40,9 @@ impl Authority {
         fs::create_dir_all(&dir).doing(|| format!("making {}", dir.display()))?;
         let authority = Authority { dir };
         authority.generate_key("ca-key.pem")?;
+        // One of RFC 7919's groups. Without it each destination's QEMU searches for a group of its own, before every move:
+        // 0.1 to 0.4 s of CPU time for what no handshake of TLS 1.3 uses.
+        authority.run(&["--get-dh-params", "--bits", "2048", "--outfile", DH_PARAMS])?;
         let template = "cn = coms-lab\nca\ncert_signing_key\nexpiration_days = 7\n";
         authority.certtool(
             "ca.info",
@@ -74,6 +79,7 @@ impl Authority {
             (&key, "client-key.pem"),
             (&certificate, "server-cert.pem"),
             (&certificate, "client-cert.pem"),
+            (DH_PARAMS, DH_PARAMS),
         ];
         for (from, name) in copies {
             fs::copy(self.dir.join(from), to.join(name))
