@@ -10,9 +10,8 @@
 # `tests/setup.sh services` also makes a Debian guest with systemd, PostgreSQL, nginx and monitoring plugins, for the story
 # and the demo of plugins (about two minutes, once). `tests/setup.sh bench` makes what only `make bench` needs: a Debian guest
 # with systemd and qemu-guest-agent (about a minute, once), and ssh, unpacked. `tests/setup.sh packages` brings what
-# `make packages` needs, and
-# `tests/setup.sh test-packages` what its tests need beside all of that: linters, systemd-nspawn, and a Debian host with
-# systemd, libvirt and rpm as a directory tree (some minutes, once).
+# `make packages` needs, and `tests/setup.sh test-packages` what its tests need beside all of that: linters, systemd-nspawn,
+# and a Debian host with systemd, libvirt and rpm as a directory tree (some minutes, once).
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
