@@ -10,13 +10,14 @@ unexport CARGO_TARGET_DIR
 # Benches by name: make bench B="calls messages"; all of them without.
 B ?=
 
-.PHONY: help setup build man packages demo bench test test-quick test-lab test-faults test-packages lint fuzz clean
+.PHONY: help setup build man packages demo bench figures test test-quick test-lab test-faults test-packages lint fuzz clean
 
 help:
 	@echo "make demo        a VM saves itself from noisy neighbours (needs root; < 5 min after building)"
 	@echo "                 S=notice, S=random, S=plugin, S=geo or S=encrypted: other scenarios"
 	@echo "make test        every test, on real libvirt hosts and guests (needs root; about 45 min)"
-	@echo "make bench       measures what is promised, into target/bench (needs root; about 40 min on a quiet machine)"
+	@echo "make bench       measures what is promised, into target/bench (needs root; about 65 min on a quiet machine)"
+	@echo "make figures     the paper's Figures 3 and 4, from what 'make bench B=encrypted' measured, else after measuring it (25 min)"
 	@echo "make test-quick  the tests that need no root and no VM"
 	@echo "make test-faults every row of the fault table, of which make test plays a sample (needs root; about 30 min)"
 	@echo "make lint        rustfmt and clippy"
@@ -47,6 +48,11 @@ demo:
 bench:
 	@bash tests/setup.sh bench
 	$(CARGO) run --quiet --release -p coms-bench -- $(B)
+
+# Into target/figures.
+figures:
+	@bash tests/setup.sh bench
+	$(CARGO) run --quiet --release -p coms-bench -- figures
 
 test: setup test-quick test-lab
 

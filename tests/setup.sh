@@ -9,9 +9,9 @@
 #
 # `tests/setup.sh services` also makes a Debian guest with systemd, PostgreSQL, nginx and monitoring plugins, for the story
 # and the demo of plugins (about two minutes, once). `tests/setup.sh bench` makes what only `make bench` needs: a Debian guest
-# with systemd and qemu-guest-agent (about a minute, once). `tests/setup.sh packages` brings what `make packages` needs, and
-# `tests/setup.sh test-packages` what its tests need beside all of that: linters, systemd-nspawn, and a Debian host with
-# systemd, libvirt and rpm as a directory tree (some minutes, once).
+# with systemd and qemu-guest-agent (about a minute, once), and ssh, unpacked. `tests/setup.sh packages` brings what
+# `make packages` needs, and `tests/setup.sh test-packages` what its tests need beside all of that: linters, systemd-nspawn,
+# and a Debian host with systemd, libvirt and rpm as a directory tree (some minutes, once).
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -32,6 +32,8 @@ readonly PACKAGES=(
 )
 # What those tests measure. Installed they would run, so they are only unpacked.
 readonly SERVICES=(prometheus-node-exporter nginx postgresql-15 postgresql-client-15)
+# What a migration's stream is sent through for comparison; the server would run, too.
+readonly SSH=(openssh-server openssh-client)
 # Modules of the guest, in the order in which insmod must see them.
 readonly MODULES=(
   virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci
@@ -194,18 +196,20 @@ fill_cache() {
   mv -T "$cache/kernel.new" "$cache/kernel"
 }
 
-# Services with the libraries that this machine lacks, below `services/root`.
-fill_services() {
+# fill_unpacked NAME PACKAGE...: the packages, with the libraries that this machine lacks, below `NAME/root`.
+fill_unpacked() {
+  local name=$1
+  shift
   begin_work
   refresh_lists
-  say "services that plugins are tested with: unpacking into target/lab-cache (not installed, not started)"
+  say "$*: unpacking into target/lab-cache/$name (not installed, not started)"
   mkdir -p ready/root debs/partial
   apt-get install -y --no-install-recommends --reinstall --download-only -o Dir::Cache::archives="$PWD/debs" \
-    "${SERVICES[@]}" >apt.log 2>&1 || { tail -n 20 apt.log >&2; fail "apt-get could not download: ${SERVICES[*]}"; }
+    "$@" >apt.log 2>&1 || { tail -n 20 apt.log >&2; fail "apt-get could not download: $*"; }
   for deb in debs/*.deb; do dpkg-deb -x "$deb" ready/root; done
-  printf '%s\n' "${SERVICES[@]}" >ready/WANTED
-  rm -rf "${cache:?}/services"
-  mv ready "$cache/services"
+  printf '%s\n' "$@" >ready/WANTED
+  rm -rf "${cache:?}/$name"
+  mv ready "$cache/$name"
 }
 
 # The database of countries that tests and benches look addresses up in; not part of the repository, not packaged.
@@ -323,7 +327,10 @@ if [[ $cached_modules != "$(printf '%s\n' "${MODULES[@]}")" || ! -s $cache/kerne
   (fill_cache)
 fi
 if [[ $(cat "$cache/services/WANTED" 2>/dev/null || true) != "$(printf '%s\n' "${SERVICES[@]}")" ]]; then
-  (fill_services)
+  (fill_unpacked services "${SERVICES[@]}")
+fi
+if [[ $WANTED == bench && $(cat "$cache/ssh/WANTED" 2>/dev/null || true) != "$(printf '%s\n' "${SSH[@]}")" ]]; then
+  (fill_unpacked ssh "${SSH[@]}")
 fi
 if [[ $(cat "$cache/geo/WANTED" 2>/dev/null || true) != "$GEO_SHA256" ]]; then
   (fill_geo)

@@ -6,6 +6,7 @@
 mod answers;
 mod calls;
 mod clients;
+mod encrypted;
 mod footprint;
 mod messages;
 mod part;
@@ -14,7 +15,7 @@ mod report;
 mod sessions;
 mod stats;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use coms_story::Result;
 use part::Part;
 use std::process::ExitCode;
@@ -24,38 +25,54 @@ use std::time::Instant;
 #[derive(Parser)]
 #[command(
     name = "coms-bench",
-    after_help = "Benches: calls, messages, answers, sessions, footprint, clients; all of them without a name.\n\
+    after_help = "Benches: calls, messages, answers, sessions, footprint, clients, encrypted; all of them without a name.\n\
 How long: COMS_BENCH_PAIRS (40), COMS_BENCH_MESSAGES (10000), COMS_BENCH_MOVES (200), COMS_BENCH_BUSY_MOVES (60),\n\
-COMS_BENCH_SESSIONS (10000), COMS_BENCH_MINUTES (10).\n\n\
-Examples:\n  coms-bench\n  coms-bench calls sessions\n  COMS_BENCH_PAIRS=2 coms-bench calls\n\n\
+COMS_BENCH_SESSIONS (10000), COMS_BENCH_MINUTES (10), COMS_BENCH_ENCRYPTED_PAIRS (30),\n\
+COMS_BENCH_ENCRYPTED_BESIDE (6), COMS_BENCH_ENCRYPTED_MBIT (500), COMS_BENCH_ENCRYPTED_MIB (300).\n\n\
+Examples:\n  coms-bench\n  coms-bench figures\n  coms-bench calls sessions\n  COMS_BENCH_PAIRS=2 coms-bench calls\n\n\
 Exit status: 0 measured (also where a goal was missed), 1 a bench could not run, 2 wrong usage."
 )]
 struct Args {
     /// Which benches; all without a name
     benches: Vec<String>,
-    /// What a bench runs in a host or beside it
     #[command(subcommand)]
-    part: Option<Part>,
+    command: Option<Command>,
 }
+
+#[derive(Subcommand)]
+#[command(disable_help_subcommand = true)]
+enum Command {
+    /// Draws the paper's Figures 3 and 4 from what `encrypted` measured (which is run first if it has not been)
+    Figures,
+    /// What a bench runs in a host or beside it
+    #[command(flatten)]
+    Part(Part),
+}
+
+/// Raw samples, and what is found in them.
+type Outcome = Result<(serde_json::Value, Vec<report::Finding>)>;
 
 struct Bench {
     name: &'static str,
-    run: fn() -> Result<(serde_json::Value, Vec<report::Finding>)>,
+    run: fn() -> Outcome,
 }
 
-const BENCHES: [Bench; 6] = [
+const BENCHES: [Bench; 7] = [
     Bench { name: "calls", run: calls::run },
     Bench { name: "messages", run: messages::run },
     Bench { name: "answers", run: answers::run },
     Bench { name: "sessions", run: sessions::run },
     Bench { name: "footprint", run: footprint::run },
     Bench { name: "clients", run: clients::run },
+    Bench { name: "encrypted", run: encrypted::run },
 ];
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    if let Some(part) = args.part {
-        return part::run(part);
+    match args.command {
+        Some(Command::Part(part)) => return part::run(part),
+        Some(Command::Figures) => return figures(),
+        None => {}
     }
     let is_unknown = |name: &&String| !BENCHES.iter().any(|b| b.name == **name);
     if let Some(unknown) = args.benches.iter().find(is_unknown) {
@@ -86,6 +103,16 @@ fn main() -> ExitCode {
         }
     }
     status
+}
+
+fn figures() -> ExitCode {
+    match encrypted::draw() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("coms-bench: figures: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// How often or how long, from the environment or as the goal asks.

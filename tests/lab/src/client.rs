@@ -21,6 +21,9 @@ use crate::{
     udp_echo::UdpEcho,
 };
 
+/// Little enough on its way that a sender keeps to its reader's pace, and enough for 100 Mbit/s and a busy guest.
+const PACED_WINDOW: usize = 256 << 10;
+
 /// A client of the guests, for as long as the lab lives.
 #[derive(Debug)]
 pub struct Client {
@@ -86,7 +89,12 @@ impl Client {
 
     /// Reads what a guest sends without end. `window`: how much may be on its way at once, in bytes.
     pub fn download(&self, guest: SocketAddr, window: Option<usize>) -> Result<Download> {
-        Download::start(self, self.ip, guest, window)
+        Download::start(self, self.ip, guest, window, None)
+    }
+
+    /// Reads what a guest sends without end, and no faster than this: so that is what it sends.
+    pub fn download_at(&self, guest: SocketAddr, mbit_s: u32) -> Result<Download> {
+        Download::start(self, self.ip, guest, Some(PACED_WINDOW), Some(mbit_s))
     }
 
     /// Sends TCP's first word `count` times, from as many forged addresses from `from` on; gives how often it was sent.

@@ -16,6 +16,8 @@ use crate::{
 
 /// Where a host's QEMU looks for its certificates, inside the host; and its libvirt, for its own connections.
 pub const DIR_INSIDE: &str = "/etc/libvirt/pki";
+/// Where QEMU looks there for a Diffie-Hellman group.
+const DH_PARAMS: &str = "dh-params.pem";
 
 /// What qemu.conf says more, so that `virsh migrate --tls` works and both ends are verified.
 pub(crate) fn qemu_conf() -> String {
@@ -130,6 +132,9 @@ impl Authority {
         fs::create_dir_all(&dir).doing(|| format!("making {}", dir.display()))?;
         let authority = Authority { dir };
         authority.generate_key("ca-key.pem")?;
+        // One of RFC 7919's groups. Without it each destination's QEMU searches for a group of its own, before every move:
+        // 0.1 to 0.4 s of CPU time for what no handshake of TLS 1.3 uses.
+        authority.run(&["--get-dh-params", "--bits", "2048", "--outfile", DH_PARAMS])?;
         let template = "cn = coms-lab\nca\ncert_signing_key\nexpiration_days = 7\n";
         authority.certtool(
             "ca.info",
@@ -151,6 +156,8 @@ impl Authority {
         fs::create_dir_all(&to).doing(|| format!("making {}", to.display()))?;
         self.issue(name, &holder(name, address, GOOD))?;
         self.copy(name, &to, &QEMU_FILES)?;
+        let group = to.join(DH_PARAMS);
+        fs::copy(self.dir.join(DH_PARAMS), &group).doing(|| format!("copying {}", group.display()))?;
         self.copy(name, &to, &LIBVIRT_CLIENT_FILES)
     }
 

@@ -11,7 +11,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 #[derive(Subcommand)]
-#[command(disable_help_subcommand = true)]
 pub enum Part {
     /// The broker's migrate call without a broker around it
     #[command(name = "part-move", hide = true)]

@@ -16,7 +16,7 @@ mod random;
 mod random_svg;
 mod scenario;
 mod screen;
-mod svg;
+pub mod svg;
 mod table;
 
 use crate::Result;

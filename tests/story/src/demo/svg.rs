@@ -34,7 +34,7 @@ impl Axes {
 }
 
 /// The chart as SVG.
-pub fn chart(f: &Figures, main: &Run, control: &Run) -> String {
+pub(super) fn chart(f: &Figures, main: &Run, control: &Run) -> String {
     let runs = [main, control];
     let longest = runs.iter().flat_map(|r| &r.rounds).map(|r| r.ms).fold(1.0, f64::max);
     let step_ms = nice_step(longest / 5.0);
@@ -174,7 +174,7 @@ fn cross(out: &mut String, x: f64, y: f64, colour: &str) {
     );
 }
 
-pub(super) fn line(out: &mut String, from: (f64, f64), to: (f64, f64), style: &str) {
+pub fn line(out: &mut String, from: (f64, f64), to: (f64, f64), style: &str) {
     let _ = writeln!(
         out,
         "<line x1=\"{:.1}\" y1=\"{:.1}\" x2=\"{:.1}\" y2=\"{:.1}\" {style}/>",
@@ -183,12 +183,12 @@ pub(super) fn line(out: &mut String, from: (f64, f64), to: (f64, f64), style: &s
 }
 
 /// The words are ours: nothing in them needs escaping.
-pub(super) fn text(out: &mut String, x: f64, y: f64, style: &str, words: &str) {
+pub fn text(out: &mut String, x: f64, y: f64, style: &str, words: &str) {
     let _ = writeln!(out, "<text x=\"{x:.1}\" y=\"{y:.1}\" {style}>{words}</text>");
 }
 
 /// 1, 2 or 5 times a power of ten, at least `least`.
-pub(super) fn nice_step(least: f64) -> f64 {
+pub fn nice_step(least: f64) -> f64 {
     let power = 10_f64.powf(least.max(1e-9).log10().floor());
     [1.0, 2.0, 5.0].into_iter().map(|m| m * power).find(|step| *step >= least).unwrap_or(10.0 * power)
 }
