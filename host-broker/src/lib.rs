@@ -20,6 +20,7 @@ pub mod decide;
 pub mod event;
 pub mod hypervisor;
 pub mod io;
+pub mod isolation;
 pub mod network;
 pub mod records;
 pub mod schedule;

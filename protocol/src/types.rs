@@ -369,6 +369,8 @@ open_enum! {
         LinkUnfit = 19 "link-unfit",
         /// At the destination its clients could not reach it: the hosts share no network, and none could be stretched.
         Unreachable = 20 "unreachable",
+        /// The network that its host keeps for migrations cannot be used now, and no other one is.
+        MigrationLinkDown = 27 "migration-link-down",
     }
 }
 
@@ -385,6 +387,8 @@ open_enum! {
         SourceError = 3 "source-error",
         /// The host cannot tell; the VM runs here.
         Unexplained = 4 "unexplained",
+        /// The network that the host keeps for migrations was lost, and no other one was used.
+        MigrationLinkLost = 9 "migration-link-lost",
     }
 }
 

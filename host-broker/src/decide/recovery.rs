@@ -63,6 +63,7 @@ impl Broker {
             claim: None,
             figures: JobFigures::default(),
             cancelled_by: None,
+            link_lost: None,
             kept: None,
         }
     }

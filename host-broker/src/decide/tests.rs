@@ -8,6 +8,7 @@ mod blame;
 mod bounds;
 mod foreign;
 mod geo;
+mod isolation;
 mod orders;
 mod part;
 mod recovery;
