@@ -1,12 +1,14 @@
-//! The wires: one namespace for each site, with two bridges and nothing else.
+//! The wires: one namespace for each site, with three bridges and nothing else.
 //!
 //! ```text
 //!            fabric: bridge "mig" ---- m1 ===== eth0  (migration and management, 10.77.0.1)
 //!                                                      host h1
 //!            fabric: bridge "lan" ---- g1 ===== up0 -- bridge "guests" -- taps of the guests
 //!                              \------ c1 ===== eth0  a client
+//!
+//!            fabric: bridge "apart" -- a1 ===== mig0  (migrations only, 10.79.0.1; where a host's configuration wants it)
 //! ```
-//! Neither has a way out of the lab. On the LAN every address is on the link (default route without
+//! None has a way out of the lab. On the LAN every address is on the link (default route without
 //! a gateway), so a client may have any, also a public one.
 //!
 //! A lab of two sites has this twice. They share no layer 2: each site's namespace is its router, and the routers
@@ -98,8 +100,10 @@ impl Fabric {
         }
         self.site(0)?.ip("link add mig type bridge mcast_snooping 0\n\
              link add lan type bridge mcast_snooping 0\n\
+             link add apart type bridge mcast_snooping 0\n\
              link set mig up\n\
-             link set lan up\n")
+             link set lan up\n\
+             link set apart up\n")
     }
 
     fn build_two(&self, nodes: [&Node; 2], delay: Duration) -> Result<()> {
@@ -166,6 +170,24 @@ impl Fabric {
         ))?;
         let pin = ["bridge", "fdb", "replace", GATEWAY_MAC, "dev", "up0", "master", "static", "sticky"];
         host.run(&pin).map(drop)
+    }
+
+    /// Wires a host to the network that only migrations use: `mig0`. Not with two sites.
+    pub(crate) fn connect_apart(&self, number: usize, host: &Node, address: Ipv4Addr) -> Result<()> {
+        if self.has_two_sites() {
+            return Err(Error::Unfit("a migration network needs all hosts at one site".into()));
+        }
+        let pid = host.holder_pid();
+        self.site(0)?.ip(&format!(
+            "link add a{number} type veth peer name mig0 netns {pid}\n\
+             link set a{number} master apart up\n"
+        ))?;
+        host.ip(&format!("address add {address}/{MIGRATION_PREFIX} dev mig0\nlink set mig0 up\n"))
+    }
+
+    /// Pulls or plugs the cable of a host's `mig0`: it has no carrier, or has one.
+    pub(crate) fn set_apart_link(&self, number: usize, up: bool) -> Result<()> {
+        self.site(0)?.ip(&format!("link set a{number} {}\n", if up { "up" } else { "down" }))
     }
 
     /// Wires a client to the guests' LAN (of site 0).

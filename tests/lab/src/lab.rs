@@ -328,6 +328,9 @@ fn start_host(
     let host = Host::new(config, number, &Arc::downgrade(inner), places, cpuset)?;
     inner.entrust(Belonging::NetOf(host.node().holder_pid()))?;
     inner.fabric.connect_host(host.number(), host.site(), host.node(), host.ip())?;
+    if config.migration_network {
+        inner.fabric.connect_apart(host.number(), host.node(), host.migration_ip())?;
+    }
     if config.rate_mbit.is_some() {
         host.set_rate_mbit(config.rate_mbit)?;
     }

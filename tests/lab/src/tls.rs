@@ -49,13 +49,14 @@ impl Authority {
     }
 
     /// Puts a host's key and certificates, for both roles, into its /etc/libvirt.
-    pub(crate) fn equip(&self, etc_libvirt: &Path, name: &str, address: Ipv4Addr) -> Result<()> {
+    pub(crate) fn equip(&self, etc_libvirt: &Path, name: &str, addresses: &[Ipv4Addr]) -> Result<()> {
         let to = etc_libvirt.join("pki");
         fs::create_dir_all(&to).doing(|| format!("making {}", to.display()))?;
         let (key, certificate) = (format!("{name}-key.pem"), format!("{name}-cert.pem"));
         self.generate_key(&key)?;
+        let addresses: String = addresses.iter().map(|ip| format!("ip_address = {ip}\n")).collect();
         let template = format!(
-            "cn = {name}\ndns_name = {name}\nip_address = {address}\n\
+            "cn = {name}\ndns_name = {name}\n{addresses}\
              tls_www_server\ntls_www_client\nencryption_key\nsigning_key\nexpiration_days = 7\n"
         );
         let sign = [
