@@ -292,6 +292,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::capture::Capture;
 
     const DELAY: Duration = Duration::from_millis(20);
 
@@ -325,6 +326,50 @@ mod tests {
             let _ = stream.write_all(&bytes.to_le_bytes());
         });
         Ok(at)
+    }
+
+    /// What 1 MiB to an address makes on each interface of the sender.
+    fn captured(hosts: &[Node; 2], to: Ipv4Addr, bound: Ipv4Addr) -> Result<[u64; 2]> {
+        let listener = hosts[1].within(|| TcpListener::bind((bound, 0)).unwrap())?;
+        let at = SocketAddr::from((to, listener.local_addr().unwrap().port()));
+        let capture = Capture::start(&hosts[0], at.port()..=at.port())?;
+        let mut stream = hosts[0].within(|| TcpStream::connect(at).unwrap())?;
+        let (mut far, _) = listener.accept().unwrap();
+        let reader = thread::spawn(move || std::io::copy(&mut far, &mut std::io::sink()).unwrap());
+        stream.write_all(&vec![7; 1 << 20]).unwrap();
+        drop(stream);
+        assert_eq!(reader.join().unwrap(), 1 << 20);
+        Ok([capture.passed("eth0")?.bytes, capture.passed("mig0")?.bytes])
+    }
+
+    #[test]
+    fn a_capture_tells_the_migration_network_from_the_other_one() -> Result<()> {
+        let fabric = Fabric::new(1)?;
+        fabric.build(DELAY)?;
+        let hosts = [Node::net_only("a")?, Node::net_only("b")?];
+        let (mut common, mut apart) = (Vec::new(), Vec::new());
+        for (number, host) in (1..).zip(&hosts) {
+            common.push(crate::host::migration_address(0, number));
+            apart.push(crate::host::apart_address(number));
+            fabric.connect_host(number, 0, host, common[number - 1])?;
+            fabric.connect_apart(number, host, apart[number - 1])?;
+        }
+        let [by_eth0, by_mig0] = captured(&hosts, apart[1], apart[1])?;
+        assert!(by_eth0 == 0 && by_mig0 > 1 << 20, "{by_eth0} {by_mig0}");
+        let [by_eth0, by_mig0] = captured(&hosts, common[1], common[1])?;
+        assert!(by_eth0 > 1 << 20 && by_mig0 == 0, "{by_eth0} {by_mig0}");
+        // With the link down at both ends and another route the same address is reached, by the other network.
+        for host in &hosts {
+            host.ip("link set mig0 down\nroute add default dev eth0\n")?;
+        }
+        let [by_eth0, by_mig0] = captured(&hosts, apart[1], apart[1])?;
+        assert!(by_eth0 > 1 << 20 && by_mig0 == 0, "{by_eth0} {by_mig0}");
+        // Without a cable there is no carrier.
+        hosts[0].ip("link set mig0 up\n")?;
+        fabric.set_apart_link(1, false)?;
+        let link = hosts[0].run(&["ip", "link", "show", "mig0"])?;
+        assert!(String::from_utf8_lossy(&link.stdout).contains("NO-CARRIER"), "{link:?}");
+        Ok(())
     }
 
     fn round_trip(stream: &mut TcpStream) -> Duration {
