@@ -10,7 +10,7 @@ use crate::network::{PeerAsk, PeerCaller, StepError, StepInput, Stretch, Verb};
 use crate::records::MoveRecord;
 use coms_protocol::host_to_guest::{HostHello, HostToGuest};
 use coms_protocol::types::MigrationId;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 use uuid::Uuid;
@@ -59,6 +59,11 @@ pub enum Action {
         migration: MigrationId,
         host: String,
         link: SocketAddr,
+    },
+    /// The migration network's interface, and the ways to these addresses. Answered by `Event::MigrationLink`.
+    LookAtLink {
+        interface: String,
+        to: Vec<IpAddr>,
     },
     /// The operator's command. Answered by `Event::StepDone`.
     NetworkStep {

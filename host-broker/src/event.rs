@@ -4,6 +4,7 @@
 use crate::config::Config;
 use crate::control::Request as ControlRequest;
 use crate::hypervisor::{Domain, HostSample, HvError, HvEvent, JobFigures, Part};
+use crate::isolation::LinkFacts;
 use crate::network::{LinkFigures, PeerAsk, PeerCaller, StepError, Verb};
 use coms_protocol::guest_to_host::{GuestHello, GuestToHost};
 use coms_protocol::host_to_guest::HostToGuest;
@@ -117,6 +118,8 @@ pub enum Event {
         host: String,
         result: Result<LinkFigures, StepError>,
     },
+    /// The migration network (answer to `LookAtLink`); why the kernel did not tell.
+    MigrationLink(Result<Box<LinkFacts>, String>),
     /// The operator's network step has ended (answer to `NetworkStep`).
     StepDone {
         uuid: Uuid,

@@ -4,6 +4,7 @@
 //! turns them into calls. Nothing here is ever shown to a guest.
 
 use crate::network::Interface;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use uuid::Uuid;
 
@@ -183,6 +184,8 @@ pub struct MigrateSpec {
     pub dest_uri: String,
     /// Where the destination's QEMU listens, when it differs from the control address (`tcp://10.0.0.2`).
     pub migrate_uri: Option<String>,
+    /// On no other address of the destination memory and disks arrive.
+    pub only_at: Option<IpAddr>,
     /// PERSIST_DEST and UNDEFINE_SOURCE, so that exactly one host keeps a definition.
     pub persistent: bool,
     pub bandwidth_mib_s: Option<u64>,

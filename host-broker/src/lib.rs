@@ -22,6 +22,7 @@ pub mod event;
 pub mod hook;
 pub mod hypervisor;
 pub mod io;
+pub mod isolation;
 pub mod network;
 pub mod records;
 pub mod schedule;

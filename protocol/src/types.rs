@@ -421,6 +421,8 @@ open_enum! {
         Unreachable = 20 "unreachable",
         /// Its encryption is required, and the way to no host that would do can be encrypted now.
         NotEncryptable = 26 "not-encryptable",
+        /// The network that its host keeps for migrations cannot be used now, and no other one is.
+        MigrationLinkDown = 27 "migration-link-down",
     }
 }
 
@@ -439,6 +441,8 @@ open_enum! {
         Unexplained = 4 "unexplained",
         /// The two hosts could not agree on an encrypted connection, and nothing else was allowed.
         EncryptionFailed = 8 "encryption-failed",
+        /// The network that the host keeps for migrations was lost, and no other one was used.
+        MigrationLinkLost = 9 "migration-link-lost",
     }
 }
 

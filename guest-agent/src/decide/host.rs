@@ -129,6 +129,7 @@ impl Agent {
                     | DenyReason::LinkUnfit
                     | DenyReason::Unreachable
                     | DenyReason::NotEncryptable
+                    | DenyReason::MigrationLinkDown
                     | DenyReason::Unknown(_) => self.back_off(now, &asking, m.retry_after_s),
                 }
                 let retry_s = self.backoff_until.saturating_sub(now.mono).as_secs();

@@ -1,5 +1,6 @@
 //! From what was typed to what may be relied on.
 
+use super::isolated;
 use super::places::{at_a_place, check_places};
 use super::raw::{Typed, TypedLimits, TypedNotice, TypedRandom};
 use super::{Access, Config, GuestPattern, Host, Limits, Notices, RandomMoves};
@@ -60,6 +61,7 @@ impl Typed {
             }
             peers.push(host);
         }
+        let migration_interface = isolated::check(self.host.migration_interface, &peers)?;
         let mut enabled = Vec::new();
         for (i, pattern) in self.guests.enabled.into_iter().enumerate() {
             enabled.push(guest_pattern(&format!("guests.enabled[{i}]"), pattern)?);
@@ -108,6 +110,7 @@ impl Typed {
             regions: places.0,
             distances: places.1,
             link,
+            migration_interface,
             network,
             alias_key_file: self.aliases.key_file,
             socket: self.paths.socket,

@@ -3,6 +3,7 @@
 
 mod check;
 mod encryption;
+mod isolated;
 mod places;
 mod raw;
 mod unwise;
@@ -42,6 +43,8 @@ pub struct Config {
     pub regions: Vec<Region>,
     pub distances: Vec<Distance>,
     pub link: Link,
+    /// Memory and disks leave this host by this network interface, or not at all (docs/migration-network.md).
+    pub migration_interface: Option<String>,
     /// What makes a VM reachable at another site. None: VMs stay at their site.
     pub network: Option<NetworkStep>,
     /// Secret behind the aliases, the same file on all hosts of a pool.
@@ -85,6 +88,11 @@ pub struct Host {
 }
 
 impl Host {
+    /// The one address at which its QEMU is reached, if `migrate_uri` names it as an address.
+    pub fn migration_address(&self) -> Option<IpAddr> {
+        isolated::address_of(self.migrate_uri.as_deref()?)
+    }
+
     /// Of this host's end of a stretched network.
     pub fn tunnel(&self) -> Option<IpAddr> {
         self.address.or_else(|| self.link.map(|l| l.ip())).filter(|ip| !ip.is_unspecified())

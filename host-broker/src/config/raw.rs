@@ -49,6 +49,7 @@ pub(super) struct TypedHost {
     pub memory_mib: Option<u64>,
     pub site: Option<String>,
     pub address: Option<String>,
+    pub migration_interface: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -17,6 +17,8 @@ pub(super) enum Kind {
     NoMark,
     /// A stretched network cannot be taken down.
     Network,
+    /// The migration network cannot be used.
+    MigrationLink,
 }
 
 impl Broker {

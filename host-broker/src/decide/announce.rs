@@ -439,6 +439,7 @@ impl Broker {
             claim: None,
             figures: JobFigures::default(),
             cancelled_by: None,
+            link_lost: None,
             kept: Some(Box::new(kept)),
         };
         guest.mv = Move::Announced { plan, wait };

@@ -270,6 +270,8 @@ pub struct Plan {
     pub figures: JobFigures,
     /// Not wanted any more, and by whom.
     pub cancelled_by: Option<Initiator>,
+    /// The migration network was lost while it was under way: it is aborted, and why; for the operator.
+    pub link_lost: Option<String>,
     /// What a next broker is to know of it, should this one be killed before the ticket is written.
     pub kept: Option<Box<Kept>>,
 }

@@ -14,6 +14,7 @@
 //!   announce    a guest is asked before it is moved    foreign    moves that this broker did not begin
 //!   part        who may take part                      past       the moves that were
 //!   encryption  how well must a move be encrypted, and can it be?
+//!   isolation   does memory leave by the migration network only?
 //!   geo         how far are regions?                  way, network  is the way there fit, does the VM's network go along?
 //! ```
 //!
@@ -32,6 +33,7 @@ mod foreign;
 pub mod geo;
 mod guest;
 mod heard;
+mod isolation;
 pub mod load;
 mod moves;
 mod network;
@@ -56,6 +58,7 @@ use crate::config::{Config, Host};
 use crate::control::Alarm;
 use crate::event::{Event, Now};
 use crate::hypervisor::{Domain, HvError, HvEvent, Mark};
+use crate::isolation::LinkFacts;
 use crate::network::{LinkFigures, Stretch};
 use crate::records::{MoveRecord, MoveState};
 use coms_protocol::host_to_guest::{HostHello, HostToGuest};
@@ -94,6 +97,10 @@ pub struct Broker {
     paused: bool,
     /// What was measured of the ways to other hosts, or why it could not be, and when.
     links: BTreeMap<String, (Duration, Result<LinkFigures, String>)>,
+    /// The migration network as it was seen last, why the latest look failed, and since when it is the configured one.
+    migration_link: Option<(Duration, LinkFacts)>,
+    link_trouble: Option<String>,
+    link_since: Duration,
     /// Networks that are stretched for VMs, by the VM.
     stretches: BTreeMap<Uuid, network::Held>,
     /// Moves that choose as soon as every host was looked at.
@@ -163,6 +170,9 @@ impl Broker {
             moved_unix_ms,
             paused: false,
             links: BTreeMap::new(),
+            migration_link: None,
+            link_trouble: None,
+            link_since: Duration::ZERO,
             stretches: BTreeMap::new(),
             to_survey: Vec::new(),
             to_take_up: BTreeMap::new(),
@@ -259,6 +269,7 @@ impl Broker {
             Event::Measured { uuid, migration, host, result } => {
                 self.measured(now, uuid, migration, &host, result)
             }
+            Event::MigrationLink(result) => self.link_seen(now, result.map(|facts| *facts)),
             Event::StepDone { uuid, verb, result } => self.step_done(now, uuid, verb, result),
             Event::PeerAnswered { ask, result } => self.peer_answered(now, &ask, result),
             Event::PeerAsked { caller, host, ask } => self.peer_asked(now, caller, &host, *ask),
@@ -372,6 +383,8 @@ impl Broker {
             self.random_tick(now, uuid);
             self.seal_tick(now, uuid);
         }
+        self.look_at_link();
+        self.watch_link(now);
         self.network_tick(now);
         self.survey_waiting(now);
     }

@@ -5,6 +5,7 @@ use super::admission::Denial;
 use super::alarms::Kind;
 use super::cancel::CANCEL_AGAIN;
 use super::guest::{Move, Plan};
+use super::isolation::LINK_AGAIN;
 use crate::action::{Action, Level};
 use crate::event::Now;
 use crate::hypervisor::{DomainState, HvError, JobFigures, MigrateSpec};
@@ -70,6 +71,8 @@ impl Broker {
         }
         let seal = if channels.ram == Protection::Tls { self.seal_for_move(now, uuid, &to) } else { None };
         self.out.push(Action::WriteTicket { uuid, migration, xml: ticket.to_xml(), seal });
+        // Known anew when the ticket is written.
+        self.look_at_link();
     }
 
     /// What was found when the host was chosen may have changed since: the way was measured, a guest has its say.
@@ -114,20 +117,24 @@ impl Broker {
             let reason =
                 if matches!(e, HvError::Busy { .. }) { DenyReason::Busy } else { DenyReason::HostTrouble };
             self.log(Level::Warn, Some(uuid), format!("{migration}: no ticket, no move: {e}"));
-            self.call_off(now, uuid, Denial { reason, retry_after_s: Some(10) }, Some(e.to_string()));
+            let denial = Denial { reason, retry_after_s: Some(10) };
             // It may have been written all the same.
-            if let Some(guest) = self.guests.get_mut(&uuid) {
-                guest.concluded = Some(migration);
-            }
-            return self.clear_ticket(now, uuid);
+            return self.call_off_with_ticket(now, uuid, migration, denial, e.to_string());
         }
         let Some(destination) = plan.destination.as_ref().and_then(|d| self.config.host(d)) else { return };
+        if let Some(why) = self.off_link(now, destination) {
+            self.log(Level::Warn, Some(uuid), format!("{migration}: not sent another way: {why}"));
+            let denial = Denial::after(DenyReason::MigrationLinkDown, LINK_AGAIN);
+            return self.call_off_with_ticket(now, uuid, migration, denial, why);
+        }
+        let Some(guest) = self.guests.get_mut(&uuid) else { return };
         let limits = &self.config.limits;
         let wished_ms = plan.wishes.max_downtime_ms.map(u64::from);
         let spec = MigrateSpec {
             uuid,
             dest_uri: destination.libvirt.clone(),
             migrate_uri: destination.migrate_uri.clone(),
+            only_at: self.config.migration_interface.as_ref().and_then(|_| destination.migration_address()),
             persistent: guest.domain.persistent,
             bandwidth_mib_s: limits.bandwidth_mib_s,
             auto_converge: plan.technique == Technique::AutoConverge,
@@ -167,6 +174,22 @@ impl Broker {
             record.request_to_call_ms = Some(waited.as_secs_f64() * 1000.0);
         }
         self.out.push(Action::Migrate { migration, spec });
+    }
+
+    /// Its ticket is there already, or may be.
+    fn call_off_with_ticket(
+        &mut self,
+        now: Now,
+        uuid: Uuid,
+        migration: MigrationId,
+        denial: Denial,
+        detail: String,
+    ) {
+        self.call_off(now, uuid, denial, Some(detail));
+        if let Some(guest) = self.guests.get_mut(&uuid) {
+            guest.concluded = Some(migration);
+        }
+        self.clear_ticket(now, uuid);
     }
 
     pub(super) fn progress(&mut self, now: Now, uuid: Uuid, migration: MigrationId, figures: &JobFigures) {
@@ -253,7 +276,7 @@ impl Broker {
             return;
         }
         // Again if need be: libvirt refuses while the job is not quite there.
-        if plan.cancelled_by.is_some() {
+        if plan.cancelled_by.is_some() || plan.link_lost.is_some() {
             *abort_at = now.mono + CANCEL_AGAIN;
             return self.out.push(Action::Abort { uuid });
         }
@@ -357,6 +380,7 @@ impl Broker {
                     }
                 };
                 let plan = plan.clone();
+                let end = self.end_for_want_of_link(&plan).unwrap_or(end);
                 self.did_not_leave(now, uuid, &plan, end);
             }
             DomainState::Running { .. } | DomainState::RunningPostCopy | DomainState::Incoming => {}

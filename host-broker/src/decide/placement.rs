@@ -83,6 +83,10 @@ pub enum Verdict {
         rate_mib_s: Option<f64>,
         detail: String,
     },
+    /// The migration network does not lead there now, and no other way is taken.
+    MigrationLinkDown {
+        detail: String,
+    },
     /// The network could not be stretched there.
     NetworkRefused {
         detail: String,

@@ -64,6 +64,7 @@ impl Broker {
             claim: None,
             figures: JobFigures::default(),
             cancelled_by: None,
+            link_lost: None,
             kept: None,
         }
     }

@@ -97,6 +97,10 @@ impl Broker {
         }
         // Another address may be another way.
         self.links.clear();
+        if old.migration_interface != self.config.migration_interface || old.peers != self.config.peers {
+            (self.migration_link, self.link_trouble, self.link_since) = (None, None, now.mono);
+            self.look_at_link();
+        }
         self.out.push(Action::Configure(Box::new(self.config.clone())));
         for ((uuid, was), (_, hello)) in before.into_iter().zip(hellos(self)) {
             if was != hello {
@@ -142,6 +146,7 @@ fn changed(old: &Config, new: &Config) -> Vec<&'static str> {
         ("regions", old.regions == new.regions),
         ("distances", old.distances == new.distances),
         ("link", old.link == new.link),
+        ("host.migration_interface", old.migration_interface == new.migration_interface),
         ("network", old.network == new.network),
         ("access", old.access == new.access),
     ])

@@ -210,6 +210,7 @@ impl Broker {
             claim: None,
             figures: JobFigures::default(),
             cancelled_by: None,
+            link_lost: None,
             kept: None,
         };
         let spans = announce::spans(&self.config.notices, guest.attends(), plan.expedited, wish.notice);

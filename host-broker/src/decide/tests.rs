@@ -9,6 +9,7 @@ mod bounds;
 mod encryption;
 mod foreign;
 mod geo;
+mod isolation;
 mod orders;
 mod part;
 mod recovery;

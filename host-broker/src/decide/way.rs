@@ -6,14 +6,16 @@
 //!                └──────────┐    └─> the next host    └──> ticket            └─> denied: unreachable
 //!                           └──> another site? ...           none is left: denied: link-unfit
 //! ```
+//! Before all that: does the migration network, where there is one, lead there (isolation.rs)? Else the next host.
 //! What is measured is believed, and nothing else: a host that does not answer is not fit.
 
 use super::Broker;
 use super::admission::Denial;
 use super::geo::{Known, known};
 use super::guest::{Move, Plan, Way};
+use super::isolation::LINK_AGAIN;
 use super::moves::End;
-use super::placement::{self, Verdict};
+use super::placement::{self, Considered, Verdict};
 use crate::action::{Action, Level};
 use crate::config::{Host, Link};
 use crate::event::Now;
@@ -79,7 +81,12 @@ impl Broker {
             let Some(plan) = guest.mv.plan_mut() else { return };
             let migration = plan.migration;
             let Some(chosen) = plan.ranked.pop_front() else {
-                let denial = Denial::after(DenyReason::LinkUnfit, MEASURE_AGAIN);
+                let off = |c: &Considered| matches!(c.verdict, Verdict::MigrationLinkDown { .. });
+                let denial = if plan.considered.iter().any(off) {
+                    Denial::after(DenyReason::MigrationLinkDown, LINK_AGAIN)
+                } else {
+                    Denial::after(DenyReason::LinkUnfit, MEASURE_AGAIN)
+                };
                 return self.call_off(now, uuid, denial, None);
             };
             placement::take(&mut plan.considered, &chosen);
@@ -87,12 +94,16 @@ impl Broker {
             let plan = plan.clone();
             self.note_choice(&plan);
             let Some(there) = self.config.host(&chosen).cloned() else { continue };
+            if let Some(why) = self.off_link(now, &there) {
+                self.pass_over(uuid, &why, Verdict::MigrationLinkDown { detail: why.clone() });
+                continue;
+            }
             if !self.is_measured(&plan, &there) {
                 return self.reach(now, uuid);
             }
             let Some(link) = there.link else {
                 let what = "cannot be measured: hosts[].link of this host is not set".to_owned();
-                self.pass_over(uuid, None, what);
+                self.unfit(uuid, None, what);
                 continue;
             };
             let fresh = self.links.get(&chosen).filter(|(at, _)| *at + FRESH > now.mono);
@@ -104,7 +115,7 @@ impl Broker {
                     continue;
                 }
                 Some(Err(why)) => {
-                    self.pass_over(uuid, None, format!("could not be measured a moment ago: {why}"));
+                    self.unfit(uuid, None, format!("could not be measured a moment ago: {why}"));
                     continue;
                 }
                 None => {}
@@ -144,7 +155,7 @@ impl Broker {
         let fit = match result {
             Ok(figures) => self.is_fit(uuid, &figures),
             Err(StepError { text, .. }) => {
-                self.pass_over(uuid, None, format!("cannot be measured: {text}"));
+                self.unfit(uuid, None, format!("cannot be measured: {text}"));
                 false
             }
         };
@@ -188,21 +199,25 @@ impl Broker {
         match unfit(figures, &self.config.link) {
             None => true,
             Some(why) => {
-                self.pass_over(uuid, Some(*figures), why);
+                self.unfit(uuid, Some(*figures), why);
                 false
             }
         }
     }
 
-    fn pass_over(&mut self, uuid: Uuid, figures: Option<LinkFigures>, detail: String) {
-        let Some(plan) = self.guests.get_mut(&uuid).and_then(|g| g.mv.plan_mut()) else { return };
-        let Some(host) = plan.destination.take() else { return };
-        let text = format!("{}: the way to {host} is not fit: {detail}", plan.migration);
+    fn unfit(&mut self, uuid: Uuid, figures: Option<LinkFigures>, detail: String) {
         let verdict = Verdict::LinkUnfit {
             rtt_ms: figures.map(|f| f.rtt_ms),
             rate_mib_s: figures.map(|f| f.rate_mib_s),
-            detail,
+            detail: detail.clone(),
         };
+        self.pass_over(uuid, &detail, verdict);
+    }
+
+    fn pass_over(&mut self, uuid: Uuid, detail: &str, verdict: Verdict) {
+        let Some(plan) = self.guests.get_mut(&uuid).and_then(|g| g.mv.plan_mut()) else { return };
+        let Some(host) = plan.destination.take() else { return };
+        let text = format!("{}: the way to {host} is not fit: {detail}", plan.migration);
         if let Some(line) = plan.considered.iter_mut().find(|c| c.host == host) {
             line.verdict = verdict;
         }

@@ -7,6 +7,7 @@ use super::guest_links::Links;
 use super::libvirt::Libvirt;
 use super::link;
 use super::log_limit::LogLimit;
+use super::migration_link;
 use super::peer::{Doors, GROUPS};
 use super::samplers::Samplers;
 use super::state::State;
@@ -175,6 +176,11 @@ impl Executor {
                     Event::Measured { uuid, migration, host, result }
                 });
             }
+            Action::LookAtLink { interface, to } => self.spawn(async move {
+                let looked = tokio::task::spawn_blocking(move || migration_link::look(&interface, &to)).await;
+                let told = looked.map_err(|e| e.to_string()).and_then(|told| told.map_err(|e| e.to_string()));
+                Event::MigrationLink(told.map(Box::new))
+            }),
             Action::NetworkStep { verb, input, command, limit } => self.spawn(async move {
                 let uuid = input.vm;
                 Event::StepDone { uuid, verb, result: step::run(&command, verb, &input, limit).await }

@@ -11,6 +11,7 @@ mod kernel;
 pub mod libvirt;
 pub mod link;
 mod log_limit;
+pub mod migration_link;
 pub mod peer;
 mod samplers;
 mod state;

@@ -1,12 +1,14 @@
-//! The wires: one namespace for each site, with two bridges and nothing else.
+//! The wires: one namespace for each site, with three bridges and nothing else.
 //!
 //! ```text
 //!            fabric: bridge "mig" ---- m1 ===== eth0  (migration and management, 10.77.0.1)
 //!                                                      host h1
 //!            fabric: bridge "lan" ---- g1 ===== up0 -- bridge "guests" -- taps of the guests
 //!                              \------ c1 ===== eth0  a client
+//!
+//!            fabric: bridge "apart" -- a1 ===== mig0  (migrations only, 10.79.0.1; where a host's configuration wants it)
 //! ```
-//! Neither has a way out of the lab. On the LAN every address is on the link (default route without
+//! None has a way out of the lab. On the LAN every address is on the link (default route without
 //! a gateway), so a client may have any, also a public one.
 //!
 //! A lab of two sites has this twice. They share no layer 2: each site's namespace is its router, and the routers
@@ -102,8 +104,10 @@ impl Fabric {
         }
         self.site(0)?.ip("link add mig type bridge mcast_snooping 0\n\
              link add lan type bridge mcast_snooping 0\n\
+             link add apart type bridge mcast_snooping 0\n\
              link set mig up\n\
-             link set lan up\n")
+             link set lan up\n\
+             link set apart up\n")
     }
 
     fn build_two(&self, nodes: [&Node; 2], delay: Duration) -> Result<()> {
@@ -170,6 +174,24 @@ impl Fabric {
         ))?;
         let pin = ["bridge", "fdb", "replace", GATEWAY_MAC, "dev", "up0", "master", "static", "sticky"];
         host.run(&pin).map(drop)
+    }
+
+    /// Wires a host to the network that only migrations use: `mig0`. Not with two sites.
+    pub(crate) fn connect_apart(&self, number: usize, host: &Node, address: Ipv4Addr) -> Result<()> {
+        if self.has_two_sites() {
+            return Err(Error::Unfit("a migration network needs all hosts at one site".into()));
+        }
+        let pid = host.holder_pid();
+        self.site(0)?.ip(&format!(
+            "link add a{number} type veth peer name mig0 netns {pid}\n\
+             link set a{number} master apart up\n"
+        ))?;
+        host.ip(&format!("address add {address}/{MIGRATION_PREFIX} dev mig0\nlink set mig0 up\n"))
+    }
+
+    /// Pulls or plugs the cable of a host's `mig0`: it has no carrier, or has one.
+    pub(crate) fn set_apart_link(&self, number: usize, up: bool) -> Result<()> {
+        self.site(0)?.ip(&format!("link set a{number} {}\n", if up { "up" } else { "down" }))
     }
 
     /// Wires a client to the guests' LAN (of site 0).
@@ -274,6 +296,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::capture::Capture;
 
     const DELAY: Duration = Duration::from_millis(20);
 
@@ -307,6 +330,50 @@ mod tests {
             let _ = stream.write_all(&bytes.to_le_bytes());
         });
         Ok(at)
+    }
+
+    /// What 1 MiB to an address makes on each interface of the sender.
+    fn captured(hosts: &[Node; 2], to: Ipv4Addr, bound: Ipv4Addr) -> Result<[u64; 2]> {
+        let listener = hosts[1].within(|| TcpListener::bind((bound, 0)).unwrap())?;
+        let at = SocketAddr::from((to, listener.local_addr().unwrap().port()));
+        let capture = Capture::start(&hosts[0], at.port()..=at.port())?;
+        let mut stream = hosts[0].within(|| TcpStream::connect(at).unwrap())?;
+        let (mut far, _) = listener.accept().unwrap();
+        let reader = thread::spawn(move || std::io::copy(&mut far, &mut std::io::sink()).unwrap());
+        stream.write_all(&vec![7; 1 << 20]).unwrap();
+        drop(stream);
+        assert_eq!(reader.join().unwrap(), 1 << 20);
+        Ok([capture.passed("eth0")?.bytes, capture.passed("mig0")?.bytes])
+    }
+
+    #[test]
+    fn a_capture_tells_the_migration_network_from_the_other_one() -> Result<()> {
+        let fabric = Fabric::new(1)?;
+        fabric.build(DELAY)?;
+        let hosts = [Node::net_only("a")?, Node::net_only("b")?];
+        let (mut common, mut apart) = (Vec::new(), Vec::new());
+        for (number, host) in (1..).zip(&hosts) {
+            common.push(crate::host::migration_address(0, number));
+            apart.push(crate::host::apart_address(number));
+            fabric.connect_host(number, 0, host, common[number - 1])?;
+            fabric.connect_apart(number, host, apart[number - 1])?;
+        }
+        let [by_eth0, by_mig0] = captured(&hosts, apart[1], apart[1])?;
+        assert!(by_eth0 == 0 && by_mig0 > 1 << 20, "{by_eth0} {by_mig0}");
+        let [by_eth0, by_mig0] = captured(&hosts, common[1], common[1])?;
+        assert!(by_eth0 > 1 << 20 && by_mig0 == 0, "{by_eth0} {by_mig0}");
+        // With the link down at both ends and another route the same address is reached, by the other network.
+        for host in &hosts {
+            host.ip("link set mig0 down\nroute add default dev eth0\n")?;
+        }
+        let [by_eth0, by_mig0] = captured(&hosts, apart[1], apart[1])?;
+        assert!(by_eth0 > 1 << 20 && by_mig0 == 0, "{by_eth0} {by_mig0}");
+        // Without a cable there is no carrier.
+        hosts[0].ip("link set mig0 up\n")?;
+        fabric.set_apart_link(1, false)?;
+        let link = hosts[0].run(&["ip", "link", "show", "mig0"])?;
+        assert!(String::from_utf8_lossy(&link.stdout).contains("NO-CARRIER"), "{link:?}");
+        Ok(())
     }
 
     fn round_trip(stream: &mut TcpStream) -> Duration {

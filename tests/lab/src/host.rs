@@ -3,6 +3,7 @@
 use std::{
     fs,
     net::Ipv4Addr,
+    ops::RangeInclusive,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Output,
@@ -11,6 +12,7 @@ use std::{
 };
 
 use crate::{
+    capture::Capture,
     cpuset::Cpuset,
     error::{Doing as _, Error, Result, require_success},
     lab::Inner,
@@ -46,12 +48,14 @@ pub struct HostConfig {
     pub rate_mbit: Option<u32>,
     /// 0 or 1: at which site it is. With hosts at both, the lab has two sites that share no layer 2.
     pub site: usize,
+    /// Whether it has `mig0`, on a network that nothing else uses.
+    pub migration_network: bool,
 }
 
 impl HostConfig {
     /// A host without limits.
     pub fn new(name: &str) -> HostConfig {
-        HostConfig { name: name.to_owned(), cpu: None, rate_mbit: None, site: 0 }
+        HostConfig { name: name.to_owned(), cpu: None, rate_mbit: None, site: 0, migration_network: false }
     }
 
     /// Ties it to one CPU.
@@ -67,6 +71,11 @@ impl HostConfig {
     /// Puts it at a site.
     pub fn site(self, site: usize) -> HostConfig {
         HostConfig { site, ..self }
+    }
+
+    /// Gives it an interface `mig0` for migrations alone.
+    pub fn migration_network(self) -> HostConfig {
+        HostConfig { migration_network: true, ..self }
     }
 }
 
@@ -130,7 +139,7 @@ impl Host {
         let etc_libvirt = places.dir.join("etc-libvirt");
         libvirtd::configure(&etc_libvirt, address, &random_uuid()?, places.authority.is_some())?;
         if let Some(authority) = places.authority {
-            authority.equip(&etc_libvirt, &config.name, address)?;
+            authority.equip(&etc_libvirt, &config.name, &[address, apart_address(number)])?;
         }
         let node = Node::host(&config.name, &binds, cpuset)?;
         Ok(Host {
@@ -297,6 +306,21 @@ impl Host {
         self.lab()?.fabric.set_migration_link(self.number, self.site, up)
     }
 
+    /// Its address on `mig0`, if it has that.
+    pub fn migration_ip(&self) -> Ipv4Addr {
+        apart_address(self.number)
+    }
+
+    /// Pulls (`false`) or plugs (`true`) the cable of its `mig0`, which then has no carrier.
+    pub fn set_migration_cable(&self, up: bool) -> Result<()> {
+        self.lab()?.fabric.set_apart_link(self.number, up)
+    }
+
+    /// Counts TCP of these ports on each of its interfaces, from now on.
+    pub fn capture(&self, ports: RangeInclusive<u16>) -> Result<Capture> {
+        Capture::start(&self.node, ports)
+    }
+
     /// Limits what its migration link sends, from now on.
     pub fn set_rate_mbit(&self, rate_mbit: Option<u32>) -> Result<()> {
         match rate_mbit {
@@ -337,4 +361,9 @@ pub(crate) struct Places<'a> {
 pub(crate) fn migration_address(site: usize, number: usize) -> Ipv4Addr {
     let byte = |value: usize| u8::try_from(value).unwrap_or(u8::MAX);
     Ipv4Addr::new(10, 77, byte(site), byte(number))
+}
+
+/// The same on `mig0`.
+pub(crate) fn apart_address(number: usize) -> Ipv4Addr {
+    Ipv4Addr::new(10, 79, 0, u8::try_from(number).unwrap_or(u8::MAX))
 }

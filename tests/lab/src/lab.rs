@@ -207,7 +207,7 @@ impl Lab {
     pub fn give_papers(&self, host: &str, papers: Papers) -> Result<()> {
         let host = self.host(host);
         let pki = host.path_of(crate::tls::DIR_INSIDE);
-        tls::give(&self.inner.run_dir, &pki, host.name(), host.ip(), papers)
+        tls::give(&self.inner.run_dir, &pki, host.name(), &[host.ip(), host.migration_ip()], papers)
     }
 
     /// Starts a guest on a host and waits until its user space answers.
@@ -345,6 +345,9 @@ fn start_host(
     let host = Host::new(config, number, &Arc::downgrade(inner), places, cpuset)?;
     inner.entrust(Belonging::NetOf(host.node().holder_pid()))?;
     inner.fabric.connect_host(host.number(), host.site(), host.node(), host.ip())?;
+    if config.migration_network {
+        inner.fabric.connect_apart(host.number(), host.node(), host.migration_ip())?;
+    }
     if config.rate_mbit.is_some() {
         host.set_rate_mbit(config.rate_mbit)?;
     }

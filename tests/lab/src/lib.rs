@@ -22,6 +22,7 @@
 
 mod announcement;
 mod build;
+mod capture;
 mod client;
 mod conversation;
 mod cpio;
@@ -55,6 +56,7 @@ pub use build::{
     AgentBinaries, build_agent, build_agent_with_faults, build_lab_guest, build_plugins, building, keep,
     workspace_root,
 };
+pub use capture::{Capture, Passed};
 pub use client::Client;
 pub use conversation::{Conversation, Conversations, Talk};
 pub use download::{Download, Sample};

@@ -79,16 +79,23 @@ const GOOD: &str = "expiration_days = 7";
 const OVER: &str = "activation_date = \"2019-01-01 00:00:00\"\nexpiration_date = \"2020-01-01 00:00:00\"";
 
 /// What certtool is to write into a certificate for both roles.
-fn holder(name: &str, address: Ipv4Addr, dates: &str) -> String {
+fn holder(name: &str, addresses: &[Ipv4Addr], dates: &str) -> String {
+    let addresses: String = addresses.iter().map(|ip| format!("ip_address = {ip}\n")).collect();
     format!(
-        "cn = {name}\ndns_name = {name}\nip_address = {address}\n\
+        "cn = {name}\ndns_name = {name}\n{addresses}\
          tls_www_server\ntls_www_client\nencryption_key\nsigning_key\n{dates}\n"
     )
 }
 
 /// Gives a host's QEMU these papers. It reads them anew for every migration; libvirtd, which has its files from here too,
 /// only when it starts.
-pub(crate) fn give(run_dir: &Path, pki: &Path, name: &str, address: Ipv4Addr, papers: Papers) -> Result<()> {
+pub(crate) fn give(
+    run_dir: &Path,
+    pki: &Path,
+    name: &str,
+    addresses: &[Ipv4Addr],
+    papers: Papers,
+) -> Result<()> {
     let ours = Authority::at(run_dir.join(AUTHORITY));
     let issue = |authority: &Authority, kind: &str, template: String| {
         let stem = format!("{name}-{kind}");
@@ -99,12 +106,12 @@ pub(crate) fn give(run_dir: &Path, pki: &Path, name: &str, address: Ipv4Addr, pa
         Papers::Right => ours.copy(name, pki, &QEMU_FILES),
         Papers::OtherAuthority => {
             let other = Authority::create(run_dir.join("ca-other"))?;
-            issue(&other, "other-authority", holder(name, address, GOOD))
+            issue(&other, "other-authority", holder(name, addresses, GOOD))
         }
-        Papers::Expired => issue(&ours, "expired", holder(name, address, OVER)),
+        Papers::Expired => issue(&ours, "expired", holder(name, addresses, OVER)),
         Papers::OtherName => {
             let somebody = Ipv4Addr::new(10, 77, 9, 9);
-            issue(&ours, "other-name", holder("somebody", somebody, GOOD))
+            issue(&ours, "other-name", holder("somebody", &[somebody], GOOD))
         }
         Papers::None => {
             for (_, file) in QEMU_FILES {
@@ -151,10 +158,10 @@ impl Authority {
     }
 
     /// Puts a host's key and certificates, for both roles, into its /etc/libvirt.
-    pub(crate) fn equip(&self, etc_libvirt: &Path, name: &str, address: Ipv4Addr) -> Result<()> {
+    pub(crate) fn equip(&self, etc_libvirt: &Path, name: &str, addresses: &[Ipv4Addr]) -> Result<()> {
         let to = etc_libvirt.join("pki");
         fs::create_dir_all(&to).doing(|| format!("making {}", to.display()))?;
-        self.issue(name, &holder(name, address, GOOD))?;
+        self.issue(name, &holder(name, addresses, GOOD))?;
         self.copy(name, &to, &QEMU_FILES)?;
         let group = to.join(DH_PARAMS);
         fs::copy(self.dir.join(DH_PARAMS), &group).doing(|| format!("copying {}", group.display()))?;
@@ -226,7 +233,7 @@ mod tests {
     #[test]
     fn papers_are_wrong_in_the_way_they_are_meant_to_be() -> Result<()> {
         let dir = std::env::temp_dir().join(format!("coms-papers-{}", std::process::id()));
-        let address = Ipv4Addr::new(10, 77, 0, 1);
+        let address = &[Ipv4Addr::new(10, 77, 0, 1)];
         let ca = dir.join(AUTHORITY);
         Authority::create(ca.clone())?.equip(&dir, "h1", address)?;
         let pki = dir.join("pki");

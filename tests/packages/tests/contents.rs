@@ -47,7 +47,7 @@ const PLUGINS: [&str; 18] = [
     "/usr/share/doc/coms-plugins/licences.txt.gz",
     "/usr/share/doc/coms-plugins/coms-plugins.cdx.json.gz",
 ];
-const BROKER: [&str; 19] = [
+const BROKER: [&str; 20] = [
     "/usr/bin/coms-broker",
     "/usr/bin/comsctl",
     "/etc/coms/broker.toml",
@@ -56,6 +56,7 @@ const BROKER: [&str; 19] = [
     "/usr/libexec/coms/stretch-vxlan",
     "/usr/share/doc/coms-broker/network-step.md",
     "/usr/share/doc/coms-broker/encryption.md",
+    "/usr/share/doc/coms-broker/migration-network.md",
     "systemd/system/coms-broker.service",
     "/usr/lib/sysusers.d/coms-broker.conf",
     "/usr/lib/tmpfiles.d/coms-broker.conf",

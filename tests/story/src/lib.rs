@@ -6,6 +6,7 @@ pub mod demo;
 pub mod faults;
 mod first;
 pub mod geo;
+pub mod isolated;
 mod measured;
 pub mod secrecy;
 mod told;
@@ -113,6 +114,8 @@ pub struct Settings {
     pub places: String,
     /// More lines of `[link]`, where there are sites.
     pub link: String,
+    /// Hosts have `mig0`, and their brokers use nothing else for migrations.
+    pub migration_network: bool,
     /// Hosts have no CPU of their own: the test says who runs where.
     pub free_cpus: bool,
     /// A host of which only so much memory counts.
@@ -146,6 +149,7 @@ impl Default for Settings {
             sites: Vec::new(),
             places: String::new(),
             link: String::new(),
+            migration_network: false,
             free_cpus: false,
             memory_mib: None,
             encryption: None,
@@ -163,6 +167,7 @@ impl Stage {
         let hosts = settings.hosts.iter().zip(HOSTS).zip(sites).map(|(((cpu, rate), name), site)| {
             let host = HostConfig::new(name).site(site);
             let host = if settings.free_cpus { host } else { host.cpu(*cpu) };
+            let host = if settings.migration_network { host.migration_network() } else { host };
             rate.map_or(host.clone(), |r| host.rate_mbit(r))
         });
         let lab = Lab::new(LabConfig {
@@ -178,6 +183,9 @@ impl Stage {
             stage.give_hooks()?;
         }
         for i in 0..stage.brokers.len() {
+            if stage.settings.migration_network {
+                isolated::prepare(stage.host(i))?;
+            }
             stage.start_broker(i)?;
         }
         stage.wait_for_load()?;
@@ -205,11 +213,12 @@ impl Stage {
     /// `/etc/coms/broker.toml` of one host.
     fn broker_toml(&self, me: usize) -> String {
         let mut toml = format!(
-            "[host]\nname = \"{}\"\nregion = \"{}\"\ncpus = 1\n{}\n[guests]\nenabled = {}\n\n[aliases]\nkey_file = \
+            "[host]\nname = \"{}\"\nregion = \"{}\"\ncpus = 1\n{}{}\n[guests]\nenabled = {}\n\n[aliases]\nkey_file = \
              \"/etc/coms/alias.key\"\n\n[debug]\nrecord_links = \"/var/lib/coms/links\"\n\n[limits]\n{}\n",
             HOSTS[me],
             REGIONS[me],
             self.site_lines(me, false),
+            if self.settings.migration_network { "migration_interface = \"mig0\"\n" } else { "" },
             self.settings.enabled,
             self.settings.limits
         );
@@ -241,6 +250,9 @@ impl Stage {
                 }
             ));
             toml.push_str(&self.site_lines(i, true));
+            if self.settings.migration_network {
+                toml.push_str(&format!("migrate_uri = \"tcp://{}\"\n", self.host(i).migration_ip()));
+            }
             if let Some((_, mib)) = self.settings.memory_mib.filter(|(name, _)| *name == HOSTS[i]) {
                 toml.push_str(&format!("memory_mib = {mib}\n"));
             }

@@ -7,7 +7,7 @@ use coms_protocol::frame::Decoder;
 /// and if nothing was sent at all, for then nothing was checked.
 pub fn check_nothing_of_the_host_was_told(stage: &Stage, guests: usize) -> Result<()> {
     let mut forbidden: Vec<String> =
-        ["qemu+", "qemu:", "tcp:", "://", "/system", "/var/lib", "/run/", "libvirt", "virErr"]
+        ["qemu+", "qemu:", "tcp:", "://", "/system", "/var/lib", "/run/", "libvirt", "virErr", "mig0"]
             .into_iter()
             .chain(HOSTS)
             .chain(SITES)
@@ -16,6 +16,7 @@ pub fn check_nothing_of_the_host_was_told(stage: &Stage, guests: usize) -> Resul
     let mut hosts = Vec::new();
     for host in stage.lab.hosts() {
         forbidden.push(host.ip().to_string());
+        forbidden.push(host.migration_ip().to_string());
         hosts.push(host);
     }
     let mut recorded = 0;

@@ -129,6 +129,7 @@ fn verdict(c: &Considered) -> String {
         }
         Verdict::NotEncryptable { detail } => format!("a move there would not be encrypted: {detail}"),
         Verdict::LinkUnfit { detail, .. } => format!("the way there is not fit: {detail}"),
+        Verdict::MigrationLinkDown { detail } => format!("not over the migration network: {detail}"),
         Verdict::NetworkRefused { detail } => format!("the VM's network was not stretched there: {detail}"),
         Verdict::NoAnswer => "did not answer in time".into(),
         Verdict::CannotRun { detail } => format!("cannot run it: {detail}"),

@@ -10,6 +10,7 @@ use crate::hypervisor::{
     VcpuTimes,
 };
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use uuid::Uuid;
 use virt::connect::Connect;
@@ -417,6 +418,9 @@ impl Connection {
         let parameters = virt::domain::MigrateParameters {
             uri: spec.migrate_uri.clone(),
             bandwidth: spec.bandwidth_mib_s,
+            // Whatever the destination's qemu.conf says: there its QEMU listens, for memory and for disks, and nowhere else.
+            listen_address: spec.only_at.map(|ip| ip.to_string()),
+            disks_uri: spec.only_at.map(tcp_uri),
             ..Default::default()
         };
 
@@ -447,6 +451,13 @@ impl Connection {
 
     pub(super) fn migrating(&self, spec: &MigrateSpec) -> Result<virt::domain::Domain, HvError> {
         self.lookup("migrate", spec.uuid)
+    }
+}
+
+fn tcp_uri(ip: IpAddr) -> String {
+    match ip {
+        IpAddr::V4(v4) => format!("tcp://{v4}"),
+        IpAddr::V6(v6) => format!("tcp://[{v6}]"),
     }
 }
 

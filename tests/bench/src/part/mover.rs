@@ -25,6 +25,7 @@ pub fn run(uuid: Uuid, to: String, libvirt: &str) -> Result<()> {
             uuid,
             dest_uri: to,
             migrate_uri: None,
+            only_at: None,
             persistent: false,
             bandwidth_mib_s: None,
             auto_converge: false,

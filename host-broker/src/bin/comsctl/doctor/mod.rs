@@ -4,6 +4,7 @@
 mod access;
 mod domains;
 mod files;
+mod isolation;
 mod running;
 mod setup;
 
@@ -73,6 +74,7 @@ pub fn doctor(json: bool, file: &Path, socket: Option<&Path>) -> Result<ExitCode
         let broker = Broker::connect(socket).ok().and_then(|b| b.pid());
         let status = broker.and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/status")).ok());
         found.extend(setup::network_step(config, status.as_deref()));
+        found.extend(isolation::link(config));
         match domains::look(&config.me.libvirt) {
             Ok(domains) => {
                 found.push(Finding::ok("libvirt", format!("{} answers", config.me.libvirt)));
