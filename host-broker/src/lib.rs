@@ -23,4 +23,5 @@ pub mod io;
 pub mod network;
 pub mod records;
 pub mod schedule;
+pub mod storage;
 pub mod ticket;

@@ -126,6 +126,11 @@ impl Agent {
                     | DenyReason::NoNearerHost
                     | DenyReason::LinkUnfit
                     | DenyReason::Unreachable
+                    | DenyReason::DiskNotMovable
+                    | DenyReason::DiskNotReady
+                    | DenyReason::DiskNoRoom
+                    | DenyReason::DeviceNotMovable
+                    | DenyReason::DeviceNotReady
                     | DenyReason::Unknown(_) => self.back_off(now, &asking, m.retry_after_s),
                 }
                 let retry_s = self.backoff_until.saturating_sub(now.mono).as_secs();
