@@ -21,6 +21,8 @@ pub enum MoveState {
     Measuring,
     /// The VM's network is stretched to another site.
     Connecting,
+    /// Images for its disks are made at the destination.
+    MakingDisks,
     WritingTicket,
     Copying,
     /// The call ended in an error or was lost; finding out where the VM is.
@@ -46,6 +48,7 @@ impl MoveState {
             Self::Choosing => "choosing",
             Self::Measuring => "measuring the way",
             Self::Connecting => "stretching the network",
+            Self::MakingDisks => "making disks at the destination",
             Self::WritingTicket => "writing the ticket",
             Self::Copying => "copying",
             Self::Unclear => "unclear",
@@ -65,6 +68,7 @@ impl MoveState {
             | Self::Choosing
             | Self::Measuring
             | Self::Connecting
+            | Self::MakingDisks
             | Self::WritingTicket
             | Self::Copying
             | Self::Unclear
@@ -106,8 +110,14 @@ pub struct MoveRecord {
     pub resumed_to_told_ms: Option<f64>,
     pub ended_unix_ms: Option<u64>,
     pub figures: Figures,
-    /// Of the memory still to copy, while it is copied.
+    /// Of memory and disks still to copy, while they are copied.
     pub bytes_remaining: Option<u64>,
+    /// Bytes of disks that were copied, as far as libvirt has told.
+    #[serde(default)]
+    pub disk_bytes: Option<u64>,
+    /// What becomes of each disk.
+    #[serde(default)]
+    pub disks: Vec<String>,
     /// The way to the last host that was measured for it.
     #[serde(default)]
     pub link: Option<LinkFigures>,
@@ -180,6 +190,8 @@ impl MoveRecord {
             ended_unix_ms: None,
             figures: Figures::default(),
             bytes_remaining: None,
+            disk_bytes: None,
+            disks: Vec::new(),
             link: None,
             waits: None,
             steps: Vec::new(),
@@ -223,6 +235,8 @@ pub mod tests {
             ended_unix_ms: Some(id),
             figures: Figures::default(),
             bytes_remaining: None,
+            disk_bytes: None,
+            disks: Vec::new(),
             link: None,
             waits: None,
             steps: Vec::new(),

@@ -140,6 +140,7 @@ mod tests {
             random_xml: None,
             permitted: false,
             interfaces: Vec::new(),
+            storage: Default::default(),
             job_active: false,
         }
     }

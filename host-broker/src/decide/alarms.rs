@@ -17,6 +17,8 @@ pub(super) enum Kind {
     NoMark,
     /// A stretched network cannot be taken down.
     Network,
+    /// Images that were made for a move that failed are still at its destination.
+    Disks,
 }
 
 impl Broker {

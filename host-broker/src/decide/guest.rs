@@ -4,11 +4,12 @@ use super::placement::Considered;
 use super::random::Random;
 use crate::announced::Kept;
 use crate::hypervisor::{Domain, HvError, JobFigures};
+use crate::storage;
 use crate::ticket::Ticket;
 use coms_protocol::guest_to_host::{Attend, Waiting, Wishes};
 use coms_protocol::host_to_guest::{Completed, HostToGuest};
 use coms_protocol::types::{Cause, Initiator, MigrationId, NoticeReason, RequestId, Technique};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -123,7 +124,7 @@ pub enum Move {
         wait: Wait,
     },
     Choosing(Plan),
-    /// The way to the chosen host is being measured, or the network stretched there.
+    /// The way to the chosen host is being measured, the network stretched there, or images made.
     Connecting {
         plan: Plan,
         way: Way,
@@ -223,6 +224,8 @@ impl Move {
 pub enum Way {
     Measuring,
     Stretching,
+    /// Images are made at the destination.
+    Making,
 }
 
 /// What is wanted, and what came of choosing.
@@ -248,6 +251,8 @@ pub struct Plan {
     pub considered: Vec<Considered>,
     /// Hosts to be tried after the present one, the best first.
     pub ranked: VecDeque<String>,
+    /// What becomes of its disks, by the destination.
+    pub disks: BTreeMap<String, storage::Plan>,
     /// What was found of its complaint, for the operator.
     pub claim: Option<String>,
     pub figures: JobFigures,

@@ -3,6 +3,7 @@
 
 use super::geo::{Apart, Known};
 use super::load::Load;
+use crate::storage::{Refusal, RefusalKind};
 use serde::{Deserialize, Serialize};
 
 /// A host as placement sees it.
@@ -22,6 +23,8 @@ pub struct Candidate {
     pub from_wish: Known,
     /// Why the domain could not be reached there, if so; for the operator.
     pub cut_off: Option<String>,
+    /// Whether it can go there with its disks and devices.
+    pub storage: Result<(), Refusal>,
 }
 
 /// What is wanted of a destination.
@@ -79,6 +82,11 @@ pub enum Verdict {
     },
     /// The network could not be stretched there.
     NetworkRefused {
+        detail: String,
+    },
+    /// The domain cannot go there with what it has: its disks, its devices.
+    StorageUnfit {
+        kind: RefusalKind,
         detail: String,
     },
     NoAnswer,
@@ -145,6 +153,15 @@ impl Decision {
     /// Nothing was wrong with some host but that the domain could not be reached there.
     pub fn only_its_network_in_the_way(&self) -> bool {
         self.considered.iter().any(|c| matches!(c.verdict, Verdict::CutOff { .. }))
+    }
+
+    /// Nothing was wrong with some host but what the domain would take there.
+    pub fn only_storage_in_the_way(&self) -> Option<Refusal> {
+        let unfit = |c: &Considered| {
+            let Verdict::StorageUnfit { kind, detail } = &c.verdict else { return None };
+            Some(Refusal { kind: *kind, detail: format!("{}: {detail}", c.host) })
+        };
+        self.considered.iter().find_map(unfit)
     }
 
     /// Nothing was wrong with some host but its load.
@@ -242,7 +259,7 @@ fn eligible<'a>(c: &'a Candidate, demand: &Demand) -> Result<(&'a Load, Option<A
     {
         return Err(Verdict::NoRelief { load: there, here });
     }
-    // Last, so that "nothing but this" means what it says: its region, then its network.
+    // Last, so that "nothing but this" means what it says: its region, then its network, then its disks.
     let apart = match demand.nearer_than {
         Some(here) => match c.from_wish.nearer_than(here) {
             Some((true, there, _)) => Some(there),
@@ -254,9 +271,12 @@ fn eligible<'a>(c: &'a Candidate, demand: &Demand) -> Result<(&'a Load, Option<A
         }
         None => None,
     };
-    match &c.cut_off {
-        Some(detail) => Err(Verdict::CutOff { detail: detail.clone() }),
-        None => Ok((load, apart)),
+    if let Some(detail) = &c.cut_off {
+        return Err(Verdict::CutOff { detail: detail.clone() });
+    }
+    match &c.storage {
+        Err(Refusal { kind, detail }) => Err(Verdict::StorageUnfit { kind: *kind, detail: detail.clone() }),
+        Ok(()) => Ok((load, apart)),
     }
 }
 
@@ -281,6 +301,7 @@ mod tests {
             has_broker: true,
             from_wish: Known::default(),
             cut_off: None,
+            storage: Ok(()),
         }
     }
 

@@ -101,6 +101,7 @@ mod tests {
             random_xml: None,
             permitted: false,
             interfaces: Vec::new(),
+            storage: Default::default(),
             job_active,
         };
         judge(&ticket, ME, &domain, unix_ms)

@@ -6,6 +6,7 @@ mod announce;
 mod arrivals;
 mod blame;
 mod bounds;
+mod disks;
 mod foreign;
 mod geo;
 mod orders;
@@ -77,6 +78,7 @@ fn domain(state: DomainState) -> Domain {
         random_xml: None,
         permitted: false,
         interfaces: Vec::new(),
+        storage: Default::default(),
         job_active: false,
     }
 }
@@ -146,7 +148,12 @@ impl World {
     }
 
     fn hosts_answer(&mut self, migration: MigrationId) -> Vec<Action> {
-        let answers = vec![Answer { host: "h2".into(), can_run: Ok(()), has_it: false }];
+        let answers = vec![Answer {
+            host: "h2".into(),
+            can_run: Ok(()),
+            has_it: false,
+            storage: Ok(Default::default()),
+        }];
         self.event(Event::Surveyed {
             uuid: VM,
             migration,

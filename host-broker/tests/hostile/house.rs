@@ -106,6 +106,7 @@ fn domain(n: usize) -> Domain {
         random_xml: None,
         permitted: false,
         interfaces: Vec::new(),
+        storage: Default::default(),
         job_active: false,
     }
 }

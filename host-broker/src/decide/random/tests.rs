@@ -54,6 +54,7 @@ fn host(i: usize) -> Candidate {
         has_broker: true,
         from_wish: crate::decide::geo::Known::default(),
         cut_off: None,
+        storage: Ok(()),
     }
 }
 

@@ -66,7 +66,11 @@ impl Connection {
         &self.conn
     }
 
-    fn failed(&self, operation: &'static str) -> impl Fn(virt::error::Error) -> HvError {
+    pub(super) fn uri(&self) -> &str {
+        &self.uri
+    }
+
+    pub(super) fn failed(&self, operation: &'static str) -> impl Fn(virt::error::Error) -> HvError {
         move |e| Failure::from(e).into_error(operation, &self.uri)
     }
 
@@ -123,6 +127,7 @@ impl Connection {
             ticket_xml: facts.ticket_xml,
             random_xml: facts.random_xml,
             interfaces: facts.interfaces,
+            storage: facts.storage,
             permitted: facts.permitted,
             job_active: job != Job::None,
         })
@@ -406,9 +411,20 @@ impl Connection {
         if spec.auto_converge {
             flags |= sys::VIR_MIGRATE_AUTO_CONVERGE;
         }
+        if !spec.disks.is_empty() {
+            flags |= if spec.incremental {
+                sys::VIR_MIGRATE_NON_SHARED_INC
+            } else {
+                sys::VIR_MIGRATE_NON_SHARED_DISK
+            };
+        }
+        for disk in &spec.disks {
+            without_nul(OP, disk)?;
+        }
         let parameters = virt::domain::MigrateParameters {
             uri: spec.migrate_uri.clone(),
             bandwidth: spec.bandwidth_mib_s,
+            migrate_disks: spec.disks.clone(),
             ..Default::default()
         };
 
@@ -490,7 +506,7 @@ fn domain_state(state: sys::virDomainState, reason: i32, job: Job) -> DomainStat
 }
 
 /// `virt` panics on a NUL inside a string.
-fn without_nul(operation: &'static str, text: &str) -> Result<(), HvError> {
+pub(super) fn without_nul(operation: &'static str, text: &str) -> Result<(), HvError> {
     if text.contains('\0') {
         return Err(HvError::Refused { operation, detail: "a NUL character in the text".to_owned() });
     }

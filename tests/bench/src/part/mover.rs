@@ -29,6 +29,8 @@ pub fn run(uuid: Uuid, to: String, libvirt: &str) -> Result<()> {
             bandwidth_mib_s: None,
             auto_converge: false,
             max_downtime_ms: None,
+            disks: Vec::new(),
+            incremental: false,
         };
         Ok(libvirt.migrate(spec).await?)
     })
