@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # Longest first, so that both lanes end at about the same time.
-together="random encrypted certificates proof isolated geo_faults fault_table other_language doctor mixed_versions serial happy asked pause
+together="random encrypted certificates proof isolated geo_faults fault_table storage other_language doctor mixed_versions serial happy asked pause
   access"
 alone="blame geo hostile messages neighbours notice placement plugins"
 

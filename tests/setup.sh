@@ -22,7 +22,7 @@ cd "$root" # rust-toolchain.toml decides which rustc answers
 
 readonly MIN_RUST=1.95
 readonly PACKAGES=(
-  qemu-system-x86 libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients libvirt-dev
+  qemu-system-x86 qemu-utils swtpm swtpm-tools libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients libvirt-dev
   iproute2 util-linux mount procps kmod gnutls-bin xz-utils
   gcc libc6-dev pkg-config ca-certificates python3
   # What customers measure with, for the tests of plugins.
@@ -39,6 +39,7 @@ readonly MODULES=(
   virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci
   failover net_failover virtio_net virtio_balloon virtio_console
   inet_diag tcp_diag udp_diag
+  virtio_blk
 )
 
 # What makes packages, and what looks at them.
@@ -58,9 +59,9 @@ readonly GEO_SHA256=91757a1b06cdcd1955f292e4c4cfc54e091204f998e159a3187f7a2ef372
 readonly GUEST_PACKAGES=systemd,systemd-sysv,dbus,udev,iproute2,procps,qemu-guest-agent
 # ... what is also in the one with services ...
 readonly GUEST_SERVICES=(postgresql-15 nginx-light monitoring-plugins-basic python3)
-# ... and what finds their disks. Order as above; these come after those.
+# ... and what reads their disks. Order as above; these come after those.
 readonly DISK_MODULES=(
-  virtio_blk crc16 crc32c_generic libcrc32c mbcache jbd2 ext4 overlay
+  crc16 crc32c_generic libcrc32c mbcache jbd2 ext4 overlay
 )
 readonly WANTED=${1:-}
 

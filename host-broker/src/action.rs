@@ -8,6 +8,7 @@ use crate::event::Caller;
 use crate::hypervisor::{Mark, MigrateSpec, Needs};
 use crate::network::{PeerAsk, PeerCaller, StepError, StepInput, Stretch, Verb};
 use crate::records::MoveRecord;
+use crate::storage::{Copy, Made, Question};
 use coms_protocol::host_to_guest::{HostHello, HostToGuest};
 use coms_protocol::types::MigrationId;
 use std::net::{IpAddr, SocketAddr};
@@ -50,6 +51,8 @@ pub enum Action {
         migration: MigrationId,
         needs: Needs,
         hosts: Vec<(String, String)>,
+        /// Also asked of this host, if there is anything to be asked.
+        storage: Box<Question>,
         /// Who has not answered by then is left out.
         within: Duration,
     },
@@ -84,6 +87,29 @@ pub enum Action {
     },
     /// Remember across restarts which networks are stretched; all of them.
     KeepStretches(Vec<Stretch>),
+    /// Make these images, empty, at this host. Answered by `Event::DisksMade`.
+    MakeDisks {
+        uuid: Uuid,
+        migration: MigrationId,
+        uri: String,
+        copies: Vec<Copy>,
+    },
+    /// Remove them there again, unless this domain runs there. Answered by `Event::DisksRemoved`.
+    RemoveDisks {
+        uuid: Uuid,
+        migration: MigrationId,
+        uri: String,
+        copies: Vec<Copy>,
+    },
+    /// Remove the images of these paths here, once the domain runs at that host. Answered by `Event::SourceRemoved`.
+    RemoveSource {
+        uuid: Uuid,
+        migration: MigrationId,
+        uri: String,
+        copies: Vec<Copy>,
+    },
+    /// Remember across restarts which images were made at destinations; all of them.
+    KeepDisks(Vec<Made>),
     WriteTicket {
         uuid: Uuid,
         migration: MigrationId,

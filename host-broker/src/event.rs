@@ -6,6 +6,7 @@ use crate::control::Request as ControlRequest;
 use crate::hypervisor::{Domain, HostSample, HvError, HvEvent, JobFigures, Part};
 use crate::isolation::LinkFacts;
 use crate::network::{LinkFigures, PeerAsk, PeerCaller, StepError, Verb};
+use crate::storage::{MakeError, View};
 use coms_protocol::guest_to_host::{GuestHello, GuestToHost};
 use coms_protocol::host_to_guest::HostToGuest;
 use coms_protocol::types::MigrationId;
@@ -51,6 +52,24 @@ pub enum Event {
         migration: MigrationId,
         domain: Result<Box<Domain>, HvError>,
         answers: Vec<Answer>,
+    },
+    /// The images are there (answer to `MakeDisks`), or none of them is, if the error is not unsure.
+    DisksMade {
+        uuid: Uuid,
+        migration: MigrationId,
+        result: Result<(), MakeError>,
+    },
+    /// Answer to `RemoveDisks`.
+    DisksRemoved {
+        uuid: Uuid,
+        migration: MigrationId,
+        result: Result<(), HvError>,
+    },
+    /// Answer to `RemoveSource`.
+    SourceRemoved {
+        uuid: Uuid,
+        migration: MigrationId,
+        result: Result<(), HvError>,
     },
     TicketWritten {
         uuid: Uuid,
@@ -175,10 +194,12 @@ pub enum Elsewhere {
     NoAnswer(String),
 }
 
-/// What one host says to one domain.
+/// What one host says to one domain. This host itself says of its storage only.
 #[derive(Debug, Clone)]
 pub struct Answer {
     pub host: String,
     pub can_run: Result<(), String>,
     pub has_it: bool,
+    /// Of what the survey asked; why it is not known, for the operator.
+    pub storage: Result<View, String>,
 }

@@ -5,6 +5,7 @@
 
 use crate::network::Interface;
 use std::net::IpAddr;
+use crate::storage::DomainStorage;
 use std::path::PathBuf;
 use uuid::Uuid;
 
@@ -97,6 +98,8 @@ pub struct Domain {
     pub permitted: bool,
     /// Its network cards, the first few of them.
     pub interfaces: Vec<Interface>,
+    /// Its disks, and devices with state outside of its memory.
+    pub storage: DomainStorage,
     /// A job runs on it right now (whoever started it), or its QEMU does not answer.
     pub job_active: bool,
 }
@@ -195,6 +198,10 @@ pub struct MigrateSpec {
     pub tls: bool,
     /// Allowed downtime; libvirt's default (300 ms) when absent.
     pub max_downtime_ms: Option<u64>,
+    /// Disks that are copied, by their targets (`vda`). Their images are at the destination already, made empty.
+    pub disks: Vec<String>,
+    /// Of each only the uppermost image is sent.
+    pub incremental: bool,
 }
 
 /// Figures of a running or completed job (virDomainGetJobStats). Absent means unknown, never 0.
@@ -211,6 +218,10 @@ pub struct JobFigures {
     /// `memory_total`, `memory_remaining`
     pub bytes_total: Option<u64>,
     pub bytes_remaining: Option<u64>,
+    /// `disk_processed`, `disk_total`, `disk_remaining`; absent where no disk is copied
+    pub disk_bytes: Option<u64>,
+    pub disk_bytes_total: Option<u64>,
+    pub disk_bytes_remaining: Option<u64>,
     /// `memory_normal`, `memory_constant`
     pub pages_normal: Option<u64>,
     pub pages_zero: Option<u64>,
@@ -223,6 +234,31 @@ pub struct JobFigures {
     pub error: Option<String>,
     /// It is a migration away from here, not a dump or a backup (`operation`).
     pub leaves: Option<bool>,
+}
+
+impl JobFigures {
+    /// Newer ones. Of the disks libvirt tells while they are copied, and not always in the end.
+    pub fn take(&mut self, newer: &JobFigures) {
+        let disk = (self.disk_bytes, self.disk_bytes_total, self.disk_bytes_remaining);
+        *self = newer.clone();
+        if newer.disk_bytes.is_none() {
+            (self.disk_bytes, self.disk_bytes_total, self.disk_bytes_remaining) = disk;
+        }
+    }
+
+    /// Memory and disks together.
+    pub fn all_total(&self) -> Option<u64> {
+        sum(self.bytes_total, self.disk_bytes_total)
+    }
+
+    /// Memory and disks together.
+    pub fn all_remaining(&self) -> Option<u64> {
+        sum(self.bytes_remaining, self.disk_bytes_remaining)
+    }
+}
+
+fn sum(memory: Option<u64>, disks: Option<u64>) -> Option<u64> {
+    [memory, disks].into_iter().flatten().reduce(u64::saturating_add)
 }
 
 /// What the local libvirt tells without being asked.

@@ -27,4 +27,5 @@ pub mod network;
 pub mod records;
 pub mod schedule;
 pub mod seal;
+pub mod storage;
 pub mod ticket;

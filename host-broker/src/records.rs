@@ -22,6 +22,8 @@ pub enum MoveState {
     Measuring,
     /// The VM's network is stretched to another site.
     Connecting,
+    /// Images for its disks are made at the destination.
+    MakingDisks,
     WritingTicket,
     Copying,
     /// The call ended in an error or was lost; finding out where the VM is.
@@ -47,6 +49,7 @@ impl MoveState {
             Self::Choosing => "choosing",
             Self::Measuring => "measuring the way",
             Self::Connecting => "stretching the network",
+            Self::MakingDisks => "making disks at the destination",
             Self::WritingTicket => "writing the ticket",
             Self::Copying => "copying",
             Self::Unclear => "unclear",
@@ -66,6 +69,7 @@ impl MoveState {
             | Self::Choosing
             | Self::Measuring
             | Self::Connecting
+            | Self::MakingDisks
             | Self::WritingTicket
             | Self::Copying
             | Self::Unclear
@@ -110,8 +114,14 @@ pub struct MoveRecord {
     /// What protects it, channel by channel.
     #[serde(default)]
     pub channels: Option<Channels>,
-    /// Of the memory still to copy, while it is copied.
+    /// Of memory and disks still to copy, while they are copied.
     pub bytes_remaining: Option<u64>,
+    /// Bytes of disks that were copied, as far as libvirt has told.
+    #[serde(default)]
+    pub disk_bytes: Option<u64>,
+    /// What becomes of each disk.
+    #[serde(default)]
+    pub disks: Vec<String>,
     /// The way to the last host that was measured for it.
     #[serde(default)]
     pub link: Option<LinkFigures>,
@@ -185,6 +195,8 @@ impl MoveRecord {
             figures: Figures::default(),
             channels: None,
             bytes_remaining: None,
+            disk_bytes: None,
+            disks: Vec::new(),
             link: None,
             waits: None,
             steps: Vec::new(),
@@ -229,6 +241,8 @@ pub mod tests {
             figures: Figures::default(),
             channels: None,
             bytes_remaining: None,
+            disk_bytes: None,
+            disks: Vec::new(),
             link: None,
             waits: None,
             steps: Vec::new(),

@@ -122,7 +122,7 @@ pub struct Progress {
     pub phase: Phase,
     /// Milliseconds since it started.
     pub elapsed_ms: u64,
-    /// Bytes of memory in all.
+    /// Bytes of memory in all, and of the disks that are copied.
     pub bytes_total: Option<u64>,
     /// Bytes still to copy; grows when the guest writes faster than the link carries.
     pub bytes_remaining: Option<u64>,

@@ -419,6 +419,16 @@ open_enum! {
         LinkUnfit = 19 "link-unfit",
         /// At the destination its clients could not reach it: the hosts share no network, and none could be stretched.
         Unreachable = 20 "unreachable",
+        /// One of its disks is on its host alone, and cannot be copied.
+        DiskNotMovable = 21 "disk-not-movable",
+        /// The destination is not prepared for its disks: no place for them, no base image, or something in the way.
+        DiskNotReady = 22 "disk-not-ready",
+        /// Its disks would have to be copied, and there is too little room at the destination.
+        DiskNoRoom = 23 "disk-no-room",
+        /// It uses a device that is part of its host.
+        DeviceNotMovable = 24 "device-not-movable",
+        /// The destination lacks what one of its devices needs: a TPM's emulator, a network filter, a key.
+        DeviceNotReady = 25 "device-not-ready",
         /// Its encryption is required, and the way to no host that would do can be encrypted now.
         NotEncryptable = 26 "not-encryptable",
         /// The network that its host keeps for migrations cannot be used now, and no other one is.

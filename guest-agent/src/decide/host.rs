@@ -130,6 +130,11 @@ impl Agent {
                     | DenyReason::Unreachable
                     | DenyReason::NotEncryptable
                     | DenyReason::MigrationLinkDown
+                    | DenyReason::DiskNotMovable
+                    | DenyReason::DiskNotReady
+                    | DenyReason::DiskNoRoom
+                    | DenyReason::DeviceNotMovable
+                    | DenyReason::DeviceNotReady
                     | DenyReason::Unknown(_) => self.back_off(now, &asking, m.retry_after_s),
                 }
                 let retry_s = self.backoff_until.saturating_sub(now.mono).as_secs();

@@ -2,9 +2,10 @@
 
 use super::isolated;
 use super::places::{at_a_place, check_places};
-use super::raw::{Typed, TypedLimits, TypedNotice, TypedRandom};
-use super::{Access, Config, GuestPattern, Host, Limits, Notices, RandomMoves};
+use super::raw::{Typed, TypedLimits, TypedNotice, TypedRandom, TypedStorage};
+use super::{Access, Config, GuestPattern, Host, Limits, Notices, RandomMoves, Storage};
 use std::collections::BTreeSet;
+use std::path::{Component, Path};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -112,6 +113,7 @@ impl Typed {
             link,
             migration_interface,
             network,
+            storage: self.storage.check()?,
             alias_key_file: self.aliases.key_file,
             socket: self.paths.socket,
             state: self.paths.state,
@@ -246,6 +248,44 @@ impl TypedNotice {
             postpone_max: at_most("postpone_max_s", self.postpone_max_s, 30 * 86_400)?,
             veto: self.veto,
         })
+    }
+}
+
+impl TypedStorage {
+    fn check(self) -> Result<Storage, Wrong> {
+        for (key, dirs) in [("shared", &self.shared), ("bases", &self.bases)] {
+            for (i, dir) in dirs.iter().enumerate() {
+                let mut parts = Path::new(dir).components();
+                let rooted = parts.next() == Some(Component::RootDir);
+                let mut named = false;
+                let straight = parts.all(|part| {
+                    named = true;
+                    matches!(part, Component::Normal(_))
+                });
+                if !(rooted && straight && named) {
+                    return wrong(
+                        format!("storage.{key}[{i}]"),
+                        format!("`{}` is no directory that could be meant", dir.escape_debug()),
+                        "write an absolute path below /, without ..",
+                    );
+                }
+            }
+        }
+        if self.remove_source && !self.copy {
+            return wrong(
+                "storage.remove_source",
+                "is on, and copy is off: nothing is ever copied that could be removed",
+                "set copy = true as well, or leave remove_source out",
+            );
+        }
+        if let Some(gib) = self.max_gib
+            && !(1..=1 << 20).contains(&gib)
+        {
+            let what = format!("{gib} is not between 1 and {}", 1 << 20);
+            return wrong("storage.max_gib", what, "take a value in that range, or copy = false for none");
+        }
+        let Self { shared, bases, copy, remove_source, max_gib } = self;
+        Ok(Storage { shared, bases, copy, remove_source, max_gib })
     }
 }
 

@@ -47,6 +47,7 @@ pub struct Config {
     pub migration_interface: Option<String>,
     /// What makes a VM reachable at another site. None: VMs stay at their site.
     pub network: Option<NetworkStep>,
+    pub storage: Storage,
     /// Secret behind the aliases, the same file on all hosts of a pool.
     pub alias_key_file: Option<PathBuf>,
     pub socket: PathBuf,
@@ -135,6 +136,21 @@ pub struct NetworkStep {
     pub timeout: Duration,
     /// A VM that is home for so long needs its network no more.
     pub release_after: Duration,
+}
+
+/// What becomes of VMs' disks (docs/storage.md).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Storage {
+    /// Directories in which all hosts see the same files.
+    pub shared: Vec<String>,
+    /// Directories whose images have the same content on all hosts: overlays of them may be copied alone.
+    pub bases: Vec<String>,
+    /// Disks that are on this host alone are copied. Else libvirt refuses their VMs, as it always has.
+    pub copy: bool,
+    /// Once the VM runs at its destination, what was copied is removed here.
+    pub remove_source: bool,
+    /// Most that is copied for one VM.
+    pub max_gib: Option<u64>,
 }
 
 /// Which domains take part.
@@ -316,6 +332,7 @@ mod tests {
         assert_eq!(c.me.libvirt, "qemu:///system");
         assert_eq!(c.peers[0].cpus, Some(4));
         assert_eq!(c.limits.cooldown, Duration::from_secs(600));
+        assert_eq!(c.storage, Storage::default(), "nothing is copied unless the operator says so");
         assert!(c.is_enabled(Uuid::nil(), "web-1") && !c.is_enabled(Uuid::nil(), "db-web-1"));
         assert!(c.is_enabled(Uuid::parse_str("11111111-2222-3333-4444-555555555555").unwrap(), "x"));
     }
@@ -338,6 +355,11 @@ mod tests {
             ("[guests]", "[random]\npool = [\"h1\", \"h1\"]\n[guests]", "random.pool"),
             ("[guests]", "[random]\nmin_gap_s = 0\n[guests]", "random.min_gap_s"),
             ("[guests]", "[random]\nmax_per_day = 0\n[guests]", "random.max_per_day"),
+            ("[guests]", "[storage]\nshared = [\"nfs\"]\n[guests]", "storage.shared[0]"),
+            ("[guests]", "[storage]\nbases = [\"/a/../b\"]\n[guests]", "storage.bases[0]"),
+            ("[guests]", "[storage]\nshared = [\"/\"]\n[guests]", "storage.shared[0]"),
+            ("[guests]", "[storage]\nremove_source = true\n[guests]", "storage.remove_source"),
+            ("[guests]", "[storage]\nmax_gib = 0\n[guests]", "storage.max_gib"),
         ] {
             let text = parse(&GOOD.replace(from, to)).unwrap_err().to_string();
             assert!(text.contains("/etc/coms/broker.toml") && text.contains(key), "{text}");

@@ -29,6 +29,8 @@ pub(super) struct Typed {
     #[serde(default)]
     pub network: TypedNetwork,
     #[serde(default)]
+    pub storage: TypedStorage,
+    #[serde(default)]
     pub aliases: TypedAliases,
     #[serde(default)]
     pub paths: TypedPaths,
@@ -211,6 +213,16 @@ impl Default for TypedNetwork {
     fn default() -> Self {
         Self { step: Vec::new(), bridges: Vec::new(), one_per_site: true, timeout_s: 30, release_after_s: 60 }
     }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct TypedStorage {
+    pub shared: Vec<String>,
+    pub bases: Vec<String>,
+    pub copy: bool,
+    pub remove_source: bool,
+    pub max_gib: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -33,6 +33,14 @@ impl Config {
         self.unwise_random(&mut say);
         self.unwise_places(&mut say);
         self.unwise_regions(&mut say);
+        if self.storage.copy && !self.storage.remove_source {
+            let text = "a VM whose disks were copied cannot come back until its old copy here is removed";
+            say(
+                "storage.remove_source",
+                text.into(),
+                "true, if the copy at the destination is enough for you",
+            );
+        }
         if self.me.libvirt.ends_with(":///session") {
             say(
                 "host.libvirt",

@@ -141,6 +141,7 @@ mod tests {
             seal_xml: None,
             permitted: false,
             interfaces: Vec::new(),
+            storage: Default::default(),
             job_active: false,
         }
     }

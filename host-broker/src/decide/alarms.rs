@@ -19,6 +19,8 @@ pub(super) enum Kind {
     Network,
     /// The migration network cannot be used.
     MigrationLink,
+    /// Images that were made for a move that failed are still at its destination.
+    Disks,
 }
 
 impl Broker {

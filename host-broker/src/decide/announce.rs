@@ -22,7 +22,7 @@ use crate::records::{MoveRecord, MoveState, Waits, WaitsFor};
 use coms_protocol::guest_to_host::{Attend, Hold, Postpone, Ready, Veto, Wishes};
 use coms_protocol::host_to_guest::{Accepted, Notice, Progress, Terms, Verdict};
 use coms_protocol::types::{Asked, DenyReason, EncryptionLevel, Initiator, MigrationId, Phase};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -436,6 +436,7 @@ impl Broker {
             destination: None,
             considered: Vec::new(),
             ranked: VecDeque::new(),
+            disks: BTreeMap::new(),
             claim: None,
             figures: JobFigures::default(),
             cancelled_by: None,

@@ -3,16 +3,19 @@
 use super::Broker;
 use super::admission::{self, Denial};
 use super::geo::Known;
-use super::guest::{Move, Plan};
+use super::guest::{Guest, Move, Plan};
 use super::load;
 use super::moves::End;
 use super::placement::{self, Candidate, Considered, Decision, Demand, Verdict};
 use super::requests::REMEASURE;
 use crate::action::Action;
+use crate::config::Host;
 use crate::event::{Answer, Now};
 use crate::hypervisor::{Domain, HvError};
 use crate::records::MoveState;
+use crate::storage::{self, Refusal, RefusalKind};
 use coms_protocol::types::{DenyReason, Initiator, MigrationId, Phase};
+use std::collections::BTreeMap;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -72,6 +75,7 @@ impl Broker {
         let Some(guest) = self.guests.get(&uuid) else { return };
         let Move::Choosing(plan) = &guest.mv else { return };
         let (migration, needs) = (plan.migration, guest.domain.needs.clone());
+        let storage = Box::new(storage::question(&guest.domain.storage, &self.config.storage));
         // Only hosts that answered lately are asked: one that hangs must not hold this up.
         let hosts = self
             .config
@@ -80,9 +84,10 @@ impl Broker {
             .filter(|p| self.hosts.get(&p.name).is_some_and(|h| h.is_fresh(now.mono)));
         let hosts: Vec<_> = hosts.collect();
         let is_far = hosts.iter().any(|p| p.site != self.config.me.site);
-        let within = if is_far { SURVEY_WITHIN_FAR } else { SURVEY_WITHIN };
+        // To see what is in a storage pool it is read anew.
+        let within = if is_far || !storage.files.is_empty() { SURVEY_WITHIN_FAR } else { SURVEY_WITHIN };
         let hosts = hosts.into_iter().map(|p| (p.name.clone(), p.libvirt.clone())).collect();
-        self.out.push(Action::Survey { uuid, migration, needs, hosts, within });
+        self.out.push(Action::Survey { uuid, migration, needs, hosts, storage, within });
     }
 
     /// Its claim, checked: do its vCPUs wait for a CPU of this host? What cannot be known is believed. What was
@@ -98,6 +103,21 @@ impl Broker {
             return Err(format!("{found}, and min_vcpu_wait is {:.0} %", least * 100.0));
         }
         Ok(found)
+    }
+
+    /// How its disks would go to each host that answered, or why they cannot.
+    fn plans(&self, guest: &Guest, answers: &[Answer]) -> BTreeMap<String, Result<storage::Plan, Refusal>> {
+        let (domain, policy) = (&guest.domain.storage, &self.config.storage);
+        let of = |host: &str| answers.iter().find(|a| a.host == host).map(|a| &a.storage);
+        let here = of(&self.config.me.name).and_then(|view| view.as_ref().ok());
+        let plan = |host: &Host| {
+            let plan = match of(&host.name)? {
+                Ok(there) => storage::plan(domain, here, there, policy),
+                Err(text) => Err(Refusal { kind: RefusalKind::NotKnown, detail: text.clone() }),
+            };
+            Some((host.name.clone(), plan))
+        };
+        self.config.peers.iter().filter_map(plan).collect()
     }
 
     /// The hosts have answered: choose one of them.
@@ -147,6 +167,7 @@ impl Broker {
             .get(&self.config.me.name)
             .and_then(|h| h.load(self.config.me.cpus, self.config.me.memory_kib))
             .and_then(|l| l.per_cpu);
+        let disks = self.plans(guest, answers);
         let candidates: Vec<Candidate> = self
             .config
             .peers
@@ -164,6 +185,10 @@ impl Broker {
                     from_wish: self.apart_from_wish(plan, &peer.region).unwrap_or_default(),
                     cut_off: self.cut_off(uuid, peer),
                     not_encrypted: self.channels_to(now, uuid, plan.encryption, peer).err(),
+                    storage: disks.get(&peer.name).map_or(Ok(()), |plan| match plan {
+                        Ok(_) => Ok(()),
+                        Err(refusal) => Err(refusal.clone()),
+                    }),
                 }
             })
             .collect();
@@ -196,6 +221,7 @@ impl Broker {
         plan.ranked = decision.ranked.iter().cloned().collect();
         plan.claim = claim;
         let since = plan.choosing_since;
+        plan.disks = disks.into_iter().filter_map(|(host, plan)| Some((host, plan.ok()?))).collect();
         let late = self.is_late(now, uuid);
         match decision.chosen.clone() {
             // By the next look at any host, or the next tick.
@@ -203,6 +229,10 @@ impl Broker {
                 self.to_survey.push(uuid);
             }
             None => {
+                if let Some(Refusal { kind, detail }) = decision.only_storage_in_the_way() {
+                    let denial = Denial { reason: kind.reason(), retry_after_s: kind.retry_after_s() };
+                    return self.call_off(now, uuid, denial, Some(detail));
+                }
                 let reason = if decision.only_encryption_in_the_way() {
                     DenyReason::NotEncryptable
                 } else if decision.only_its_network_in_the_way() {

@@ -5,13 +5,14 @@ use super::placement::Considered;
 use super::random::Random;
 use crate::announced::Kept;
 use crate::hypervisor::{Domain, HvError, JobFigures};
+use crate::storage;
 use crate::ticket::Ticket;
 use coms_protocol::guest_to_host::{Attend, Waiting, Wishes};
 use coms_protocol::host_to_guest::{Completed, Enforced, HostToGuest};
 use coms_protocol::types::{
     Cause, EncryptionLevel, Initiator, MigrationId, NoticeReason, RequestId, Technique,
 };
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -128,7 +129,7 @@ pub enum Move {
         wait: Wait,
     },
     Choosing(Plan),
-    /// The way to the chosen host is being measured, or the network stretched there.
+    /// The way to the chosen host is being measured, the network stretched there, or images made.
     Connecting {
         plan: Plan,
         way: Way,
@@ -236,6 +237,8 @@ impl Move {
 pub enum Way {
     Measuring,
     Stretching,
+    /// Images are made at the destination.
+    Making,
 }
 
 /// What is wanted, and what came of choosing.
@@ -265,6 +268,8 @@ pub struct Plan {
     pub considered: Vec<Considered>,
     /// Hosts to be tried after the present one, the best first.
     pub ranked: VecDeque<String>,
+    /// What becomes of its disks, by the destination.
+    pub disks: BTreeMap<String, storage::Plan>,
     /// What was found of its complaint, for the operator.
     pub claim: Option<String>,
     pub figures: JobFigures,

@@ -16,6 +16,7 @@
 //!   encryption  how well must a move be encrypted, and can it be?
 //!   isolation   does memory leave by the migration network only?
 //!   geo         how far are regions?                  way, network  is the way there fit, does the VM's network go along?
+//!   disks       images that a move needs at its destination
 //! ```
 //!
 //! libvirt is the truth about where a VM is; this is only what we make of it. Each domain is looked at afresh
@@ -29,6 +30,7 @@ mod arrivals;
 mod cancel;
 mod choice;
 pub mod encryption;
+mod disks;
 mod foreign;
 pub mod geo;
 mod guest;
@@ -61,6 +63,7 @@ use crate::hypervisor::{Domain, HvError, HvEvent, Mark};
 use crate::isolation::LinkFacts;
 use crate::network::{LinkFigures, Stretch};
 use crate::records::{MoveRecord, MoveState};
+use crate::storage::Made;
 use coms_protocol::host_to_guest::{HostHello, HostToGuest};
 use coms_protocol::types::{Initiator, Place, Text};
 use guest::{Guest, Move};
@@ -103,6 +106,8 @@ pub struct Broker {
     link_since: Duration,
     /// Networks that are stretched for VMs, by the VM.
     stretches: BTreeMap<Uuid, network::Held>,
+    /// Images made at destinations for moves, by the VM.
+    made: BTreeMap<Uuid, disks::Held>,
     /// Moves that choose as soon as every host was looked at.
     to_survey: Vec<Uuid>,
     /// What a former broker announced to domains that were not seen yet, and all that a next one is to know.
@@ -174,6 +179,7 @@ impl Broker {
             link_trouble: None,
             link_since: Duration::ZERO,
             stretches: BTreeMap::new(),
+            made: BTreeMap::new(),
             to_survey: Vec::new(),
             to_take_up: BTreeMap::new(),
             kept: Vec::new(),
@@ -218,6 +224,12 @@ impl Broker {
         Self { stretches, ..self }
     }
 
+    /// The images that a former broker had made at destinations.
+    pub fn with_disks(self, kept: Vec<Made>) -> Self {
+        let made = kept.into_iter().map(|m| (m.vm, disks::Held::found(m))).collect();
+        Self { made, ..self }
+    }
+
     /// Takes one event; returns what is to be done, in order.
     pub fn handle(&mut self, now: Now, event: Event) -> Vec<Action> {
         self.unix_ms = now.unix_ms;
@@ -250,6 +262,11 @@ impl Broker {
             Event::Surveyed { uuid, migration, domain, answers } => {
                 self.surveyed(now, uuid, migration, domain.map(|d| *d), &answers);
             }
+            Event::DisksMade { uuid, migration, result } => self.disks_made(now, uuid, migration, result),
+            Event::DisksRemoved { uuid, migration, result } => {
+                self.disks_removed(now, uuid, migration, result)
+            }
+            Event::SourceRemoved { uuid, migration, result } => self.source_removed(uuid, migration, result),
             Event::TicketWritten { uuid, migration, result } => {
                 self.ticket_written(now, uuid, migration, result)
             }
@@ -386,6 +403,7 @@ impl Broker {
         self.look_at_link();
         self.watch_link(now);
         self.network_tick(now);
+        self.disks_tick(now);
         self.survey_waiting(now);
     }
 

@@ -10,6 +10,7 @@ use crate::action::{Action, Level};
 use crate::event::Now;
 use crate::hypervisor::{DomainState, HvError, JobFigures, MigrateSpec};
 use crate::records::MoveState;
+use crate::storage;
 use crate::ticket::{Channels, Ticket};
 use coms_protocol::host_to_guest::{Accepted, Cancelled, Failed, Progress};
 use coms_protocol::types::{
@@ -88,9 +89,12 @@ impl Broker {
         if guest.seal.is_being_written() {
             return Err((busy(), "how well its moves are to be encrypted is just being written".into()));
         }
-        self.channels_to(now, uuid, plan.encryption, there).map_err(|detail| {
+        let channels = self.channels_to(now, uuid, plan.encryption, there).map_err(|detail| {
             (Denial { reason: DenyReason::NotEncryptable, retry_after_s: Some(30) }, detail)
-        })
+        })?;
+        // VIR_MIGRATE_TLS covers libvirt's copies of disks, too: NBD between the same two QEMUs.
+        let copied = plan.disks.get(&there.name).is_some_and(|d| !d.targets().is_empty());
+        Ok(if copied { Channels { disk: channels.ram, ..channels } } else { channels })
     }
 
     /// Step 6: tell the guest, then call libvirt.
@@ -129,6 +133,7 @@ impl Broker {
         }
         let Some(guest) = self.guests.get_mut(&uuid) else { return };
         let limits = &self.config.limits;
+        let disks = plan.disks.get(&destination.name);
         let wished_ms = plan.wishes.max_downtime_ms.map(u64::from);
         let spec = MigrateSpec {
             uuid,
@@ -140,6 +145,8 @@ impl Broker {
             auto_converge: plan.technique == Technique::AutoConverge,
             tls: ticket.channels.is_some_and(|c| c.ram == Protection::Tls),
             max_downtime_ms: wished_ms.into_iter().chain(limits.max_downtime_ms).min(),
+            disks: disks.map(storage::Plan::targets).unwrap_or_default(),
+            incremental: disks.is_some_and(storage::Plan::incremental),
         };
         let announced = std::mem::replace(&mut plan.accepted, true);
         plan.kept = None;
@@ -201,17 +208,19 @@ impl Broker {
         if plan.migration != migration {
             return;
         }
-        plan.figures = figures.clone();
+        plan.figures.take(figures);
+        let (disk_bytes, bytes_remaining) = (plan.figures.disk_bytes, figures.all_remaining());
         let message = Progress {
             migration,
             phase: Phase::Copying,
             elapsed_ms: now.mono.saturating_sub(*started).as_millis() as u64,
-            bytes_total: figures.bytes_total,
-            bytes_remaining: figures.bytes_remaining,
+            bytes_total: figures.all_total(),
+            bytes_remaining,
             round: figures.rounds,
         };
         if let Some(record) = self.record_mut(migration) {
-            record.bytes_remaining = figures.bytes_remaining;
+            record.bytes_remaining = bytes_remaining;
+            record.disk_bytes = disk_bytes;
         }
         self.out.push(Action::TellOnce { uuid, message: message.into() });
     }
@@ -236,10 +245,11 @@ impl Broker {
             foreign.figures = figures.clone();
         }
         let Some(plan) = guest.mv.plan_mut() else { return };
-        plan.figures = figures.clone();
-        let migration = plan.migration;
+        plan.figures.take(figures);
+        let (migration, disk_bytes) = (plan.migration, plan.figures.disk_bytes);
         if let Some(record) = self.record_mut(migration) {
             record.figures = to_wire(figures);
+            record.disk_bytes = disk_bytes;
         }
     }
 
@@ -352,6 +362,7 @@ impl Broker {
             self.relieved_at = now.mono;
         }
         self.moved(uuid, now.unix_ms, by);
+        self.disks_left(now, uuid);
         if let Some(record) = self.record_mut(migration) {
             record.state = MoveState::Left;
             record.ended_unix_ms = Some(now.unix_ms);
@@ -421,6 +432,7 @@ impl Broker {
         };
         self.settled(Kind::LeftPaused, Some(uuid));
         self.undo_network(now, uuid, migration);
+        self.discard_disks(now, uuid, migration);
         if matches!(end, End::Failed(_)) {
             self.failed_at.insert(uuid, now.mono);
         }

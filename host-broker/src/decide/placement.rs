@@ -3,6 +3,7 @@
 
 use super::geo::{Apart, Known};
 use super::load::Load;
+use crate::storage::{Refusal, RefusalKind};
 use serde::{Deserialize, Serialize};
 
 /// A host as placement sees it.
@@ -24,6 +25,8 @@ pub struct Candidate {
     pub cut_off: Option<String>,
     /// Why a move there would not be encrypted as it must be, if so; for the operator.
     pub not_encrypted: Option<String>,
+    /// Whether it can go there with its disks and devices.
+    pub storage: Result<(), Refusal>,
 }
 
 /// What is wanted of a destination.
@@ -89,6 +92,11 @@ pub enum Verdict {
     },
     /// The network could not be stretched there.
     NetworkRefused {
+        detail: String,
+    },
+    /// The domain cannot go there with what it has: its disks, its devices.
+    StorageUnfit {
+        kind: RefusalKind,
         detail: String,
     },
     NoAnswer,
@@ -160,6 +168,15 @@ impl Decision {
     /// Nothing was wrong with some host but that a move there would not be encrypted.
     pub fn only_encryption_in_the_way(&self) -> bool {
         self.considered.iter().any(|c| matches!(c.verdict, Verdict::NotEncryptable { .. }))
+    }
+
+    /// Nothing was wrong with some host but what the domain would take there.
+    pub fn only_storage_in_the_way(&self) -> Option<Refusal> {
+        let unfit = |c: &Considered| {
+            let Verdict::StorageUnfit { kind, detail } = &c.verdict else { return None };
+            Some(Refusal { kind: *kind, detail: format!("{}: {detail}", c.host) })
+        };
+        self.considered.iter().find_map(unfit)
     }
 
     /// Nothing was wrong with some host but its load.
@@ -257,7 +274,7 @@ fn eligible<'a>(c: &'a Candidate, demand: &Demand) -> Result<(&'a Load, Option<A
     {
         return Err(Verdict::NoRelief { load: there, here });
     }
-    // Last, so that "nothing but this" means what it says: its region, then its network, then encryption.
+    // Last, so that "nothing but this" means what it says: its region, its network, its disks, then encryption.
     let apart = match demand.nearer_than {
         Some(here) => match c.from_wish.nearer_than(here) {
             Some((true, there, _)) => Some(there),
@@ -269,10 +286,15 @@ fn eligible<'a>(c: &'a Candidate, demand: &Demand) -> Result<(&'a Load, Option<A
         }
         None => None,
     };
-    match (&c.cut_off, &c.not_encrypted) {
-        (Some(detail), _) => Err(Verdict::CutOff { detail: detail.clone() }),
-        (None, Some(detail)) => Err(Verdict::NotEncryptable { detail: detail.clone() }),
-        (None, None) => Ok((load, apart)),
+    if let Some(detail) = &c.cut_off {
+        return Err(Verdict::CutOff { detail: detail.clone() });
+    }
+    if let Err(Refusal { kind, detail }) = &c.storage {
+        return Err(Verdict::StorageUnfit { kind: *kind, detail: detail.clone() });
+    }
+    match &c.not_encrypted {
+        Some(detail) => Err(Verdict::NotEncryptable { detail: detail.clone() }),
+        None => Ok((load, apart)),
     }
 }
 
@@ -298,6 +320,7 @@ mod tests {
             from_wish: Known::default(),
             cut_off: None,
             not_encrypted: None,
+            storage: Ok(()),
         }
     }
 

@@ -28,7 +28,7 @@ use crate::records::{MoveRecord, MoveState};
 use crate::ticket::Ticket;
 use coms_protocol::guest_to_host::Wishes;
 use coms_protocol::types::{EncryptionLevel, NoticeReason};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -65,6 +65,7 @@ impl Broker {
             figures: JobFigures::default(),
             cancelled_by: None,
             link_lost: None,
+            disks: BTreeMap::new(),
             kept: None,
         }
     }

@@ -14,7 +14,7 @@ use coms_protocol::host_to_guest::{Accepted, AlreadyRunning, Cancelled, Denied, 
 use coms_protocol::types::{
     DenyReason, EncryptionLevel, Figures, Initiator, MigrationId, NoticeReason, RequestId, RequestReason,
 };
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -211,6 +211,7 @@ impl Broker {
             figures: JobFigures::default(),
             cancelled_by: None,
             link_lost: None,
+            disks: BTreeMap::new(),
             kept: None,
         };
         let spans = announce::spans(&self.config.notices, guest.attends(), plan.expedited, wish.notice);
@@ -247,6 +248,7 @@ impl Broker {
         let Some(plan) = guest.mv.plan().cloned() else { return };
         guest.mv = Move::None;
         self.undo_network(now, uuid, plan.migration);
+        self.discard_disks(now, uuid, plan.migration);
         if let Some(record) = self.record_mut(plan.migration) {
             record.state = MoveState::Denied;
             record.waits = None;

@@ -103,6 +103,7 @@ mod tests {
             seal_xml: None,
             permitted: false,
             interfaces: Vec::new(),
+            storage: Default::default(),
             job_active,
         };
         judge(&ticket, ME, &domain, unix_ms)

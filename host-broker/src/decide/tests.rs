@@ -7,6 +7,7 @@ mod arrivals;
 mod blame;
 mod bounds;
 mod encryption;
+mod disks;
 mod foreign;
 mod geo;
 mod isolation;
@@ -80,6 +81,7 @@ fn domain(state: DomainState) -> Domain {
         seal_xml: None,
         permitted: false,
         interfaces: Vec::new(),
+        storage: Default::default(),
         job_active: false,
     }
 }
@@ -149,7 +151,12 @@ impl World {
     }
 
     fn hosts_answer(&mut self, migration: MigrationId) -> Vec<Action> {
-        let answers = vec![Answer { host: "h2".into(), can_run: Ok(()), has_it: false }];
+        let answers = vec![Answer {
+            host: "h2".into(),
+            can_run: Ok(()),
+            has_it: false,
+            storage: Ok(Default::default()),
+        }];
         self.event(Event::Surveyed {
             uuid: VM,
             migration,

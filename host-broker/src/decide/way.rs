@@ -1,4 +1,5 @@
-//! Between the choice of a host and the ticket: is the way there fit, and does the VM's network reach there?
+//! Between the choice of a host and the ticket: is the way there fit, and does the VM's network reach there? (And then its
+//! disks: `disks.rs`.)
 //!
 //! ```text
 //!   chosen ──> far?  ──yes──> measured ──fit──> another site? ──yes──> stretched at both ends ──> ticket (moves.rs)
@@ -34,6 +35,7 @@ const MEASURE_AGAIN: Duration = Duration::from_secs(60);
 const MEASURED_BY: Duration = Duration::from_secs(75);
 /// Beyond both steps' own limits.
 const STRETCHED_BY: Duration = Duration::from_secs(60);
+const MADE_BY: Duration = Duration::from_secs(150);
 
 /// Why a way is not fit, in words for the operator.
 pub fn unfit(figures: &LinkFigures, policy: &Link) -> Option<String> {
@@ -176,7 +178,13 @@ impl Broker {
                 let text = "neither end has said what became of it".to_owned();
                 self.cannot_reach(now, uuid, StepError { later: true, text });
             }
-            Way::Measuring | Way::Stretching => {}
+            Way::Making if *since + MADE_BY <= now.mono => {
+                let text =
+                    "nothing is heard of the images that were to be made at the destination".to_owned();
+                let denial = Denial { reason: DenyReason::HostTrouble, retry_after_s: Some(60) };
+                self.call_off(now, uuid, denial, Some(text));
+            }
+            Way::Measuring | Way::Stretching | Way::Making => {}
         }
     }
 

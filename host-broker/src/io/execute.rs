@@ -16,6 +16,7 @@ use crate::action::{Action, Level};
 use crate::config::{Config, ConfigError};
 use crate::event::{Answer, Elsewhere, Event};
 use crate::hypervisor::{HvError, JobFigures, Mark, MigrateSpec, Needs};
+use crate::storage::Question;
 use coms_protocol::types::MigrationId;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -104,11 +105,27 @@ impl Executor {
             Action::Detach { uuid } => self.links.detach(uuid),
             Action::Tell { uuid, message } => self.links.tell(uuid, message),
             Action::TellOnce { uuid, message } => self.links.tell_once(uuid, message),
-            Action::Survey { uuid, migration, needs, hosts, within } => self.spawn(async move {
-                let look = async { libvirt.domain(uuid).await.map(Box::new) };
-                let (domain, answers) = tokio::join!(look, survey(&libvirt, uuid, needs, hosts, within));
-                Event::Surveyed { uuid, migration, domain, answers }
+            Action::Survey { uuid, migration, needs, hosts, storage, within } => {
+                let me = self.me.clone();
+                self.spawn(async move {
+                    let look = async { libvirt.domain(uuid).await.map(Box::new) };
+                    let asked = Asked { uuid, needs, storage: *storage, me };
+                    let (domain, answers) = tokio::join!(look, survey(&libvirt, asked, hosts, within));
+                    Event::Surveyed { uuid, migration, domain, answers }
+                });
+            }
+            Action::MakeDisks { uuid, migration, uri, copies } => self.spawn(async move {
+                Event::DisksMade { uuid, migration, result: libvirt.make_disks(&uri, copies).await }
             }),
+            Action::RemoveDisks { uuid, migration, uri, copies } => self.spawn(async move {
+                let result = libvirt.remove_disks(&uri, uuid, copies).await;
+                Event::DisksRemoved { uuid, migration, result }
+            }),
+            Action::RemoveSource { uuid, migration, uri, copies } => self.spawn(async move {
+                let result = libvirt.remove_source(&uri, uuid, copies).await;
+                Event::SourceRemoved { uuid, migration, result }
+            }),
+            Action::KeepDisks(all) => self.state.keep_disks(&all),
             Action::WriteTicket { uuid, migration, xml, seal } => self.spawn(async move {
                 let sealed = match seal {
                     Some(seal) => libvirt.set_seal(uuid, Some(seal)).await,
@@ -279,21 +296,43 @@ fn read_config(file: &Path) -> Result<Box<Config>, String> {
     Config::load(file).map(Box::new).map_err(one_line)
 }
 
-async fn survey(
-    libvirt: &Libvirt,
+/// On a domain's behalf.
+#[derive(Clone)]
+struct Asked {
     uuid: Uuid,
     needs: Needs,
+    storage: Question,
+    /// The name of this host.
+    me: String,
+}
+
+async fn survey(
+    libvirt: &Libvirt,
+    asked: Asked,
     hosts: Vec<(String, String)>,
     within: Duration,
 ) -> Vec<Answer> {
-    let (tx, mut answers) = mpsc::channel(hosts.len().max(1));
-    for (host, uri) in hosts {
-        let (libvirt, needs, tx) = (libvirt.clone(), needs.clone(), tx.clone());
+    let (tx, mut answers) = mpsc::channel(hosts.len() + 1);
+    if !asked.storage.is_empty() {
+        let (libvirt, Asked { needs, storage, me, .. }, tx) = (libvirt.clone(), asked.clone(), tx.clone());
         tokio::spawn(async move {
-            // One after the other: they share the host's connection.
-            let can_run = libvirt.can_run(&uri, &needs).await.map_err(|e| e.to_string());
-            if let Ok(there) = libvirt.domain_on(&uri, uuid).await {
-                let _ = tx.send(Answer { host, can_run, has_it: there.is_some() }).await;
+            let storage = libvirt.storage(None, &needs, &storage).await.map_err(|e| e.to_string());
+            let _ = tx.send(Answer { host: me, can_run: Ok(()), has_it: false, storage }).await;
+        });
+    }
+    for (host, uri) in hosts {
+        let (libvirt, Asked { uuid, needs, storage, .. }, tx) = (libvirt.clone(), asked.clone(), tx.clone());
+        tokio::spawn(async move {
+            let look = async {
+                // One after the other: they share the host's connection.
+                let can_run = libvirt.can_run(&uri, &needs).await.map_err(|e| e.to_string());
+                (can_run, libvirt.domain_on(&uri, uuid).await)
+            };
+            let ((can_run, there), storage) =
+                tokio::join!(look, libvirt.storage(Some(&uri), &needs, &storage));
+            if let Ok(there) = there {
+                let storage = storage.map_err(|e| e.to_string());
+                let _ = tx.send(Answer { host, can_run, has_it: there.is_some(), storage }).await;
             }
         });
     }

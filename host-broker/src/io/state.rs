@@ -8,6 +8,7 @@ use crate::announced::{Kept, Stays};
 use crate::config::Config;
 use crate::network::Stretch;
 use crate::records::MoveRecord;
+use crate::storage::Made;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -28,10 +29,13 @@ pub struct State {
     pub stays: Option<Stays>,
     /// Networks that are stretched for VMs.
     pub stretches: Vec<Stretch>,
+    /// Images made at destinations for moves that may not have ended.
+    pub disks: Vec<Made>,
     paused_file: PathBuf,
     announced_file: PathBuf,
     stays_file: PathBuf,
     stretches_file: PathBuf,
+    disks_file: PathBuf,
     journal: Journal,
 }
 
@@ -79,7 +83,7 @@ impl State {
         let paused_file = dir.join("paused");
         let paused = paused_file.exists();
         let (announced_file, stays_file) = (dir.join("announced.json"), dir.join("stays.json"));
-        let stretches_file = dir.join("networks.json");
+        let (stretches_file, disks_file) = (dir.join("networks.json"), dir.join("disks.json"));
         Ok(Self {
             past,
             alias_key: AliasKey::new(&secret),
@@ -87,10 +91,12 @@ impl State {
             announced: read(&announced_file).unwrap_or_default(),
             stays: read(&stays_file),
             stretches: read(&stretches_file).unwrap_or_default(),
+            disks: read(&disks_file).unwrap_or_default(),
             paused_file,
             announced_file,
             stays_file,
             stretches_file,
+            disks_file,
             journal,
         })
     }
@@ -119,6 +125,13 @@ impl State {
         if let Err(e) = write(&self.stretches_file, &stretches, true) {
             let file = self.stretches_file.display();
             warn!("{file}: {e}; networks that are stretched for VMs are not taken down after a restart");
+        }
+    }
+
+    pub fn keep_disks(&self, disks: &[Made]) {
+        if let Err(e) = write(&self.disks_file, &disks, true) {
+            let file = self.disks_file.display();
+            warn!("{file}: {e}; images made for moves that fail after a restart are not removed");
         }
     }
 

@@ -107,6 +107,7 @@ fn domain(n: usize) -> Domain {
         seal_xml: None,
         permitted: false,
         interfaces: Vec::new(),
+        storage: Default::default(),
         job_active: false,
     }
 }

@@ -25,12 +25,15 @@ use crate::{
 
 /// Directories that each host has for itself: inside the host -> below the host's directory.
 /// `log/` leads to the lab's log directory, which stays when a test fails.
-const PRIVATE: [(&str, &str); 9] = [
+const PRIVATE: [(&str, &str); 11] = [
     ("/etc/libvirt", "etc-libvirt"),
     ("/var/lib/libvirt", "lib-libvirt"),
     ("/run/libvirt", "run-libvirt"),
     ("/var/log/libvirt", "log/libvirt"),
     ("/var/cache/libvirt", "cache-libvirt"),
+    // What libvirt starts for a guest with a TPM.
+    ("/var/log/swtpm", "log/swtpm"),
+    ("/var/lib/swtpm-localca", "lib-swtpm-localca"),
     ("/etc/coms", "etc-coms"),
     ("/run/coms", "run-coms"),
     ("/var/lib/coms", "lib-coms"),

@@ -7,7 +7,7 @@ use std::{
 
 use crate::error::{Error, Result};
 
-const PROGRAMS: [&str; 13] = [
+const PROGRAMS: [&str; 17] = [
     "certtool",
     "bash",
     "ip",
@@ -15,12 +15,16 @@ const PROGRAMS: [&str; 13] = [
     "mount",
     "mountpoint",
     "nsenter",
+    "qemu-img",
+    "qemu-nbd",
     "qemu-system-x86_64",
     "setsid",
     "tc",
     "unshare",
     "virsh",
     "stat",
+    "swtpm",
+    "swtpm_setup",
 ];
 
 /// The guest kernel, its modules and busybox, as tests/setup.sh leaves them.

@@ -108,6 +108,7 @@ fn give_up(json: bool, record: &MoveRecord, after: Duration) -> Result<ExitCode,
         MoveState::Choosing
         | MoveState::Measuring
         | MoveState::Connecting
+        | MoveState::MakingDisks
         | MoveState::WritingTicket
         | MoveState::Copying
         | MoveState::Arriving

@@ -55,6 +55,9 @@ pub fn in_full(r: &MoveRecord) -> String {
     for (i, c) in r.considered.iter().enumerate() {
         line(if i == 0 { "hosts" } else { "" }, &format!("{}: {}", c.host, verdict(c)));
     }
+    for (i, disk) in r.disks.iter().enumerate() {
+        line(if i == 0 { "disks" } else { "" }, disk);
+    }
     for (i, step) in r.steps.iter().enumerate() {
         let after = step.at_unix_ms.saturating_sub(r.received_unix_ms);
         let text = format!("{} (+{after} ms) {}", at(step.at_unix_ms), step.state.name());
@@ -131,6 +134,7 @@ fn verdict(c: &Considered) -> String {
         Verdict::LinkUnfit { detail, .. } => format!("the way there is not fit: {detail}"),
         Verdict::MigrationLinkDown { detail } => format!("not over the migration network: {detail}"),
         Verdict::NetworkRefused { detail } => format!("the VM's network was not stretched there: {detail}"),
+        Verdict::StorageUnfit { detail, .. } => format!("cannot take its disks or devices: {detail}"),
         Verdict::NoAnswer => "did not answer in time".into(),
         Verdict::CannotRun { detail } => format!("cannot run it: {detail}"),
         Verdict::HasItAlready => "has a VM of this identity already".into(),
@@ -161,6 +165,7 @@ fn figures(r: &MoveRecord) -> Vec<(&'static str, String)> {
         ("guest stopped (downtime)", ms(f.downtime_ms)),
         ("resuming", ms(f.resume_ms)),
         ("memory sent", f.bytes.map(|b| format!("{:.1} MiB", b as f64 / f64::from(1u32 << 20)))),
+        ("disks sent", r.disk_bytes.map(|b| format!("{:.1} MiB", b as f64 / f64::from(1u32 << 20)))),
         ("pages with content", f.pages.map(|v| v.to_string())),
         ("rounds of copying", f.rounds.map(|v| v.to_string())),
         ("still to copy", r.bytes_remaining.map(|b| format!("{} MiB", b >> 20))),
@@ -212,6 +217,8 @@ mod tests {
             figures: Figures { downtime_ms: Some(40), ..Figures::default() },
             channels: None,
             bytes_remaining: None,
+            disk_bytes: Some(3 << 20),
+            disks: vec!["vda: /images/vm.raw copied".into()],
             link: None,
             waits: Some(Waits {
                 until_unix_ms: 1_005_000,
@@ -231,6 +238,8 @@ mod tests {
             "unable to connect",
             "h2: chosen, the least busy: load 25 %, 2 MiB taken",
             "h3: did not answer in time",
+            "disks        vda: /images/vm.raw copied",
+            "disks sent: 3.0 MiB",
             "(+500 ms) copying",
             "request to migrate call: 12.3 ms",
             "guest stopped (downtime): 40 ms",

@@ -97,7 +97,7 @@ impl Broker {
         // Home again: what is there already carries it.
         let is_going_home = held.is_some_and(|h| !h.stretch.home && h.stretch.input.there.site == there.site);
         if there.site == self.config.me.site || is_going_home {
-            return self.write_ticket(now, uuid);
+            return self.make_disks(now, uuid);
         }
         let in_the_way = held.is_some_and(|h| {
             h.running.is_some()
@@ -305,7 +305,7 @@ impl Broker {
                 if self.is_late(now, uuid) {
                     return self.call_off(now, uuid, Denial::new(DenyReason::DeadlinePassed), None);
                 }
-                self.write_ticket(now, uuid);
+                self.make_disks(now, uuid);
             }
             Err(e) => {
                 let text = format!("at the other end: {}", e.text);

@@ -55,6 +55,7 @@ fn host(i: usize) -> Candidate {
         from_wish: crate::decide::geo::Known::default(),
         cut_off: None,
         not_encrypted: None,
+        storage: Ok(()),
     }
 }
 

@@ -123,6 +123,7 @@ fn answer(w: &mut World, actions: &[Action], unfit: &[&str]) -> (MigrationId, Ve
         host: (*name).into(),
         can_run: can_run(name),
         has_it: false,
+        storage: Ok(Default::default()),
     });
     let answers = answers.collect();
     let actions = w.event(Event::Surveyed { uuid: VM, migration, domain: Ok(Box::new(here())), answers });

@@ -67,7 +67,11 @@ impl Connection {
         &self.conn
     }
 
-    fn failed(&self, operation: &'static str) -> impl Fn(virt::error::Error) -> HvError {
+    pub(super) fn uri(&self) -> &str {
+        &self.uri
+    }
+
+    pub(super) fn failed(&self, operation: &'static str) -> impl Fn(virt::error::Error) -> HvError {
         move |e| Failure::from(e).into_error(operation, &self.uri)
     }
 
@@ -125,6 +129,7 @@ impl Connection {
             random_xml: facts.random_xml,
             seal_xml: facts.seal_xml,
             interfaces: facts.interfaces,
+            storage: facts.storage,
             permitted: facts.permitted,
             job_active: job != Job::None,
         })
@@ -415,12 +420,23 @@ impl Connection {
         if spec.tls {
             flags |= sys::VIR_MIGRATE_TLS;
         }
+        if !spec.disks.is_empty() {
+            flags |= if spec.incremental {
+                sys::VIR_MIGRATE_NON_SHARED_INC
+            } else {
+                sys::VIR_MIGRATE_NON_SHARED_DISK
+            };
+        }
+        for disk in &spec.disks {
+            without_nul(OP, disk)?;
+        }
         let parameters = virt::domain::MigrateParameters {
             uri: spec.migrate_uri.clone(),
             bandwidth: spec.bandwidth_mib_s,
             // Whatever the destination's qemu.conf says: there its QEMU listens, for memory and for disks, and nowhere else.
             listen_address: spec.only_at.map(|ip| ip.to_string()),
             disks_uri: spec.only_at.map(tcp_uri),
+            migrate_disks: spec.disks.clone(),
             ..Default::default()
         };
 
@@ -509,7 +525,7 @@ fn domain_state(state: sys::virDomainState, reason: i32, job: Job) -> DomainStat
 }
 
 /// `virt` panics on a NUL inside a string.
-fn without_nul(operation: &'static str, text: &str) -> Result<(), HvError> {
+pub(super) fn without_nul(operation: &'static str, text: &str) -> Result<(), HvError> {
     if text.contains('\0') {
         return Err(HvError::Refused { operation, detail: "a NUL character in the text".to_owned() });
     }

@@ -23,6 +23,9 @@ pub(super) fn job_figures(params: &[(String, Value)]) -> JobFigures {
     // total of 0.
     let counted = number("memory_total").is_some_and(|total| total > 0);
     let memory = |name: &str| number(name).filter(|_| counted);
+    // The same of disks; and where none is copied, that is what it reports, too.
+    let copied = number("disk_total").is_some_and(|total| total > 0);
+    let disk = |name: &str| number(name).filter(|_| copied);
     JobFigures {
         total_ms: number("time_elapsed"),
         downtime_ms: number("downtime"),
@@ -30,6 +33,9 @@ pub(super) fn job_figures(params: &[(String, Value)]) -> JobFigures {
         bytes: memory("memory_processed"),
         bytes_total: memory("memory_total"),
         bytes_remaining: memory("memory_remaining"),
+        disk_bytes: disk("disk_processed"),
+        disk_bytes_total: disk("disk_total"),
+        disk_bytes_remaining: disk("disk_remaining"),
         pages_normal: memory("memory_normal"),
         pages_zero: memory("memory_constant"),
         rounds: memory("memory_iteration"),
@@ -65,6 +71,24 @@ mod tests {
                 ..JobFigures::default()
             }
         );
+    }
+
+    #[test]
+    fn disks_are_told_apart_from_memory_and_counted_while_no_memory_is() {
+        let number = |name: &str, n| (name.to_owned(), Value::Uint(n));
+        let figures = job_figures(&[
+            number("memory_total", 0),
+            number("disk_total", 100),
+            number("disk_processed", 60),
+            number("disk_remaining", 40),
+        ]);
+        assert_eq!((figures.disk_bytes, figures.bytes), (Some(60), None));
+        assert_eq!((figures.all_total(), figures.all_remaining()), (Some(100), Some(40)));
+        assert_eq!(job_figures(&[number("disk_total", 0)]), JobFigures::default());
+        let mut taken = figures;
+        let ended = JobFigures { bytes: Some(7), bytes_total: Some(8), ..JobFigures::default() };
+        taken.take(&ended);
+        assert_eq!((taken.disk_bytes, taken.bytes, taken.all_total()), (Some(60), Some(7), Some(108)));
     }
 
     #[test]

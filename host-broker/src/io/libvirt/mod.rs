@@ -7,6 +7,7 @@
 //!         ::abort()  ──> control (4)      abort, allowed downtime: must get through while a migration runs
 //!         ::set_…()  ──> changes (2)      ticket, autostart: libvirt may hold these for 30 s
 //!         ::migrate()──> one thread per migration, for as long as it takes
+//!         ::…disks() ──> storage (1), and one of each remote host: pools are read anew, which takes its time
 //!         ::sample() ──> one thread per remote host, so that a hung one delays nobody
 //!  HvEvent <──────────── keeper (1) and libvirt's event loop (1)
 //! ```
@@ -21,11 +22,13 @@ mod figures;
 mod jobs;
 mod keeper;
 mod lane;
+mod storage;
 mod xml;
 
 use crate::hypervisor::{
     Domain, DomainState, HostSample, HvError, HvEvent, JobFigures, Mark, MigrateSpec, Needs, Part,
 };
+use crate::storage::{Copy, MakeError, Question, Refusal, RefusalKind, View};
 use calls::{Connection, internal};
 use events::Tracker;
 use jobs::Jobs;
@@ -44,6 +47,8 @@ const QUERY_DEADLINE: Duration = Duration::from_secs(15);
 const CHANGE_DEADLINE: Duration = Duration::from_secs(35);
 /// The first question for its capabilities makes a libvirtd probe its QEMUs: 4 s on a small machine.
 const REMOTE_DEADLINE: Duration = Duration::from_secs(10);
+/// Pools are read anew, images made and removed.
+const STORAGE_DEADLINE: Duration = Duration::from_secs(60);
 /// How long "this host can run that" is taken as still true.
 const CAN_RUN_FOR: Duration = Duration::from_secs(60);
 
@@ -64,10 +69,15 @@ struct Inner {
     jobs: Jobs,
     control: Lane,
     changes: Lane,
+    storage: Lane,
     /// One lane per URI that was ever asked; URIs come from the operator's configuration only.
-    remotes: Mutex<HashMap<String, Arc<Lane>>>,
+    remotes: Remotes,
+    /// The same for what may take long.
+    remote_storage: Remotes,
     can_run: Mutex<HashMap<(String, Needs), Instant>>,
 }
+
+type Remotes = Mutex<HashMap<String, Arc<Lane>>>;
 
 impl Inner {
     fn note(&self, domain: &Domain) {
@@ -101,8 +111,10 @@ impl Libvirt {
                 queries: lane("libvirt query", 3, QUERY_DEADLINE),
                 control: lane("libvirt control", 4, CHANGE_DEADLINE),
                 changes: lane("libvirt change", 2, CHANGE_DEADLINE),
+                storage: lane("libvirt storage", 1, STORAGE_DEADLINE),
                 up,
                 remotes: Mutex::default(),
+                remote_storage: Mutex::default(),
                 can_run: Mutex::default(),
             }),
         }
@@ -240,6 +252,49 @@ impl Libvirt {
         self.remote(uri).call("look for domain", move |c| c.domain_on(uuid)).await
     }
 
+    /// What a domain's disks and devices need: of this host where no URI is given, else of that one.
+    pub async fn storage(
+        &self,
+        uri: Option<&str>,
+        needs: &Needs,
+        question: &Question,
+    ) -> Result<View, HvError> {
+        if question.is_empty() {
+            return Ok(View::default());
+        }
+        let (needs, question) = (needs.clone(), question.clone());
+        let look = move |c: &Connection| c.storage_view(&needs, &question);
+        match uri {
+            Some(uri) => self.remote_storage(uri).call("look at storage", look).await,
+            None => self.inner.storage.call("look at storage", look).await,
+        }
+    }
+
+    /// Makes empty images at another host: all, or none if the error is not unsure.
+    pub async fn make_disks(&self, uri: &str, copies: Vec<Copy>) -> Result<(), MakeError> {
+        const OP: &str = "make images";
+        let made = self.remote_storage(uri).call(OP, move |c| Ok(c.make_images(&copies))).await;
+        made.unwrap_or_else(|e| {
+            // Else it may have begun.
+            let unsure = !matches!(e, HvError::Unreachable { operation: "connect", .. });
+            Err(MakeError { refusal: Refusal { kind: RefusalKind::NotKnown, detail: e.to_string() }, unsure })
+        })
+    }
+
+    /// Removes them there again; refused where the domain runs there.
+    pub async fn remove_disks(&self, uri: &str, vm: Uuid, copies: Vec<Copy>) -> Result<(), HvError> {
+        self.remote_storage(uri).call("remove images", move |c| c.remove_images(vm, &copies)).await
+    }
+
+    /// Removes the images here of a domain that has gone to another host; refused unless it is seen to run there.
+    pub async fn remove_source(&self, uri: &str, vm: Uuid, copies: Vec<Copy>) -> Result<(), HvError> {
+        const OP: &str = "remove images";
+        if !self.domain_on(uri, vm).await?.is_some_and(DomainState::runs) {
+            return Err(HvError::Refused { operation: OP, detail: "the VM does not run there".to_owned() });
+        }
+        self.inner.storage.call(OP, move |c| c.remove_images(vm, &copies)).await
+    }
+
     /// Migrates, and returns when libvirt's call does: about a second after the guest runs at the destination.
     /// Dropping the future changes nothing; [`Libvirt::abort`] ends a migration.
     ///
@@ -278,21 +333,24 @@ impl Libvirt {
     }
 
     fn remote(&self, uri: &str) -> Arc<Lane> {
-        let mut remotes = lock(&self.inner.remotes);
-        if let Some(lane) = remotes.get(uri) {
-            return lane.clone();
-        }
-        let lane = Arc::new(Lane::new(
-            "libvirt remote",
-            uri,
-            1,
-            REMOTE_DEADLINE,
-            // Nobody keeps a connection to other hosts: they are asked to find out.
-            Arc::new(AtomicBool::new(true)),
-        ));
-        remotes.insert(uri.to_owned(), lane.clone());
-        lane
+        lane_of(&self.inner.remotes, uri, "libvirt remote", REMOTE_DEADLINE)
     }
+
+    fn remote_storage(&self, uri: &str) -> Arc<Lane> {
+        lane_of(&self.inner.remote_storage, uri, "libvirt storage", STORAGE_DEADLINE)
+    }
+}
+
+fn lane_of(remotes: &Remotes, uri: &str, name: &str, deadline: Duration) -> Arc<Lane> {
+    let mut remotes = lock(remotes);
+    if let Some(lane) = remotes.get(uri) {
+        return lane.clone();
+    }
+    // Nobody keeps a connection to other hosts: they are asked to find out.
+    let up = Arc::new(AtomicBool::new(true));
+    let lane = Arc::new(Lane::new(name, uri, 1, deadline, up));
+    remotes.insert(uri.to_owned(), lane.clone());
+    lane
 }
 
 const PREPARING: u8 = 0;

@@ -2,6 +2,7 @@
 
 use crate::hypervisor::{Mark, Needs};
 use crate::network::{INTERFACES, Interface, STRETCHED, is_bridge};
+use crate::storage::{Copy, DomainStorage};
 use coms_protocol::{LINE_ALIAS, PORT_NAME};
 use roxmltree::{Document, Node};
 use std::path::PathBuf;
@@ -24,6 +25,7 @@ pub(super) struct Facts {
     pub seal_xml: Option<String>,
     pub permitted: bool,
     pub interfaces: Vec<Interface>,
+    pub storage: DomainStorage,
 }
 
 /// How a domain and we could talk, as far as it can be changed.
@@ -117,6 +119,7 @@ pub(super) fn facts(xml: &str) -> Result<Facts, roxmltree::Error> {
         seal_xml: element(SEAL_NAMESPACE),
         permitted: element(PART_NAMESPACE).is_some(),
         interfaces: cards.map(card).collect(),
+        storage: DomainStorage::read(domain),
     })
 }
 
@@ -154,6 +157,77 @@ pub(super) fn mark(xml: &str) -> Option<Mark> {
     let is_print = |text: &&str| text.len() == 64 && text.chars().all(|c| c.is_ascii_hexdigit());
     let tls = parts.next().and_then(|p| p.strip_prefix("tls ")).filter(is_print).map(str::to_owned);
     Some(Mark { broker, beat, unix_ms, stretched, tls })
+}
+
+/// Whether a host's libvirt, by its domain capabilities, can emulate a TPM: it finds swtpm and its helper.
+pub(super) fn emulates_tpm(capabilities: &str) -> bool {
+    let Ok(doc) = Document::parse(capabilities) else { return false };
+    let devices = child(doc.root_element(), "devices");
+    let tpm = devices.and_then(|d| child(d, "tpm")).filter(|t| t.attribute("supported") == Some("yes"));
+    let mut kinds = tpm.into_iter().flat_map(|t| t.descendants());
+    kinds.any(|n| n.has_tag_name("value") && n.text() == Some("emulator"))
+}
+
+pub(super) fn volume_format(volume: &str) -> String {
+    let find = || {
+        let doc = Document::parse(volume).ok()?;
+        let format = child(child(doc.root_element(), "target")?, "format")?.attribute("type")?;
+        Some(format.to_owned())
+    };
+    find().unwrap_or_default()
+}
+
+/// What a pool mounts over the network, as its definition says.
+pub(super) fn mounted(pool: &str) -> Option<String> {
+    let doc = Document::parse(pool).ok()?;
+    let root = doc.root_element();
+    if root.attribute("type") != Some("netfs") {
+        return None;
+    }
+    let source = child(root, "source")?;
+    let host = child(source, "host")?.attribute("name")?;
+    let dir = child(source, "dir")?.attribute("path")?;
+    Some(format!("{host}:{dir}"))
+}
+
+/// Where a pool's files are, of one whose volumes are files.
+pub(super) fn target_dir(pool: &str) -> Option<PathBuf> {
+    let doc = Document::parse(pool).ok()?;
+    let root = doc.root_element();
+    matches!(root.attribute("type"), Some("dir" | "fs" | "netfs")).then_some(())?;
+    let path = child(child(root, "target")?, "path")?.text()?;
+    Some(PathBuf::from(path.trim()))
+}
+
+/// An empty image for a disk to be copied into. It takes room as it is filled.
+pub(super) fn volume(name: &str, copy: &Copy) -> String {
+    let compat = if copy.format == "qcow2" { "<compat>1.1</compat>" } else { "" };
+    let base = copy.base.as_ref().map(|(path, format)| {
+        let (path, format) = (escaped(path), escaped(format));
+        format!("<backingStore><path>{path}</path><format type='{format}'/></backingStore>")
+    });
+    format!(
+        "<volume><name>{}</name><capacity unit='bytes'>{}</capacity><allocation unit='bytes'>0</allocation>\
+         <target><format type='{}'/>{compat}</target>{}</volume>",
+        escaped(name),
+        copy.capacity_bytes,
+        escaped(&copy.format),
+        base.unwrap_or_default()
+    )
+}
+
+fn escaped(text: &str) -> String {
+    text.chars().fold(String::new(), |mut out, c| {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '\'' => out.push_str("&apos;"),
+            '"' => out.push_str("&quot;"),
+            c => out.push(c),
+        }
+        out
+    })
 }
 
 fn child<'a, 'i>(node: Node<'a, 'i>, name: &str) -> Option<Node<'a, 'i>> {
@@ -275,6 +349,44 @@ mod tests {
     fn the_permission_is_an_element_of_its_own() {
         let with = LIVE.replace("</metadata>", "<coms:part xmlns:coms=\"urn:coms:part:1\"/></metadata>");
         assert!(facts(&with).unwrap().permitted && !facts(LIVE).unwrap().permitted);
+    }
+
+    #[test]
+    fn whether_a_host_emulates_tpms() {
+        let with = |tpm: &str| format!("<domainCapabilities><devices>{tpm}</devices></domainCapabilities>");
+        let both = "<tpm supported='yes'><enum name='backendModel'><value>passthrough</value>\
+                    <value>emulator</value></enum></tpm>";
+        assert!(emulates_tpm(&with(both)));
+        assert!(!emulates_tpm(&with(&both.replace("emulator", "external"))));
+        assert!(!emulates_tpm(&with("<tpm supported='no'/>")) && !emulates_tpm("nonsense"));
+    }
+
+    #[test]
+    fn an_image_is_described_so_that_its_name_says_nothing_else() {
+        let copy = Copy {
+            target: "vda".into(),
+            path: "/i/a'&<b>.qcow2".into(),
+            format: "qcow2".into(),
+            capacity_bytes: 4096,
+            needs_bytes: 0,
+            base: Some(("/b/\"'.raw".into(), "raw".into())),
+        };
+        let xml = volume("a'&<b>.qcow2", &copy);
+        let doc = Document::parse(&xml).unwrap();
+        let root = doc.root_element();
+        assert_eq!(child(root, "name").unwrap().text(), Some("a'&<b>.qcow2"));
+        let base = child(root, "backingStore").unwrap();
+        assert_eq!(child(base, "path").unwrap().text(), Some("/b/\"'.raw"));
+        assert_eq!(volume_format(&xml), "qcow2");
+    }
+
+    #[test]
+    fn what_a_pool_mounts() {
+        let pool = |kind: &str| {
+            format!("<pool type='{kind}'><source><host name='nas'/><dir path='/vol/vms'/></source></pool>")
+        };
+        assert_eq!(mounted(&pool("netfs")).as_deref(), Some("nas:/vol/vms"));
+        assert_eq!(mounted(&pool("dir")), None);
     }
 
     #[test]

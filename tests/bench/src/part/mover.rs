@@ -31,6 +31,8 @@ pub fn run(uuid: Uuid, to: String, libvirt: &str) -> Result<()> {
             auto_converge: false,
             tls: false,
             max_downtime_ms: None,
+            disks: Vec::new(),
+            incremental: false,
         };
         Ok(libvirt.migrate(spec).await?)
     })

@@ -169,6 +169,7 @@ impl Pool {
             seal_xml: None,
             permitted: false,
             interfaces: Vec::new(),
+            storage: Default::default(),
             job_active: false,
         }
     }
@@ -220,7 +221,12 @@ impl Pool {
                 let can_run = if self.full { Err("full".to_owned()) } else { Ok(()) };
                 let answers = hosts
                     .into_iter()
-                    .map(|(host, _)| Answer { host, can_run: can_run.clone(), has_it: false })
+                    .map(|(host, _)| Answer {
+                        host,
+                        can_run: can_run.clone(),
+                        has_it: false,
+                        storage: Ok(Default::default()),
+                    })
                     .collect();
                 let domain = Ok(Box::new(self.domain(false)));
                 events.push_back((i, Event::Surveyed { uuid, migration, domain, answers }));

@@ -299,7 +299,12 @@ fn under_a_vm_that_is_here_nothing_is_undone_and_it_goes_home_over_what_is_there
     let Some(Action::Survey { migration, .. }) = find(&survey, |a| matches!(a, Action::Survey { .. })) else {
         panic!("{survey:?}")
     };
-    let answers = ["h1", "h2", "h4"].map(|h| Answer { host: h.into(), can_run: Ok(()), has_it: false });
+    let answers = ["h1", "h2", "h4"].map(|h| Answer {
+        host: h.into(),
+        can_run: Ok(()),
+        has_it: false,
+        storage: Ok(Default::default()),
+    });
     let surveyed = |migration| Event::Surveyed {
         uuid: VM,
         migration,

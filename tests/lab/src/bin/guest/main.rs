@@ -2,7 +2,8 @@
 //!
 //! As PID 1 it sets the machine up and then only reaps; it runs itself again for the work:
 //! `serve` (exec over TCP, the agent), `echo` (UDP), `work`, `hog`, `dirty`, `pattern` and `secret`,
-//! `nonsense` and `ask` (over the agent's port, in a guest without one), `port-echo` (over any port).
+//! `nonsense` and `ask` (over the agent's port, in a guest without one), `port-echo` (over any port), `tpm-seal` and
+//! `tpm-unseal`.
 
 mod exec;
 mod hostile;
@@ -12,6 +13,7 @@ mod pattern;
 mod port;
 mod secret;
 mod services;
+mod tpm;
 
 use std::process::ExitCode;
 
@@ -49,11 +51,13 @@ fn dispatch(words: &[&str]) -> Outcome {
         ["nonsense", kind, ms] => hostile::nonsense(kind, ms.parse()?),
         ["ask", ms] => hostile::ask(ms.parse()?),
         ["calibrate"] => load::calibrate(),
+        ["tpm-seal", secret, file] => tpm::seal(secret, file),
+        ["tpm-unseal", file] => tpm::unseal(file),
         ["port-echo", port] => services::port_echo(port),
         _ => Err("unknown; known are: serve, echo, work, calibrate, hog start THREADS, hog stop, \
                   dirty start MIB MIB_S, dirty stop, pattern start MIB MIB_S, pattern verify, pattern stop, \
                   secret start MIB HEX, secret stop, secret write PATH MIB HEX, \
-                  nonsense KIND MS, ask MS, port-echo PORT"
+                  nonsense KIND MS, ask MS, port-echo PORT, tpm-seal SECRET FILE, tpm-unseal FILE"
             .into()),
     }
 }

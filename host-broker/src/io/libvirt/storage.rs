@@ -1,0 +1,261 @@
+//! Storage pools, and what else of a host a domain's disks and devices need.
+
+use super::calls::{Connection, without_nul};
+use super::errors::Failure;
+use super::xml;
+use crate::hypervisor::{HvError, Needs};
+use crate::storage::{Copy, MakeError, Pool, Question, Refusal, RefusalKind, Seen, View, Volume};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use uuid::Uuid;
+use virt::error::Error;
+use virt::nwfilter::NWFilter;
+use virt::secret::Secret;
+use virt::storage_pool::StoragePool;
+use virt::storage_vol::StorageVol;
+use virt_sys as sys;
+
+impl Connection {
+    pub(super) fn storage_view(&self, needs: &Needs, question: &Question) -> Result<View, HvError> {
+        const OP: &str = "look at storage";
+        let mut view = View::default();
+        let mut fresh = BTreeSet::new();
+        let pools = if question.files.is_empty() { Pools::default() } else { self.pools(OP)? };
+        for path in &question.files {
+            let seen = self.seen(OP, &pools, path, &mut fresh)?;
+            view.files.insert(path.clone(), seen);
+        }
+        for name in &question.filters {
+            without_nul(OP, name)?;
+            if self.there(OP, NWFilter::lookup_by_name(self.raw(), name))?.is_some() {
+                view.filters.insert(name.clone());
+            }
+        }
+        for uuid in &question.secrets {
+            if self.there(OP, Secret::lookup_by_uuid(self.raw(), *uuid))?.is_some() {
+                view.secrets.insert(*uuid);
+            }
+        }
+        if question.tpm {
+            for value in [&needs.arch, &needs.machine, &needs.virt_type] {
+                without_nul(OP, value)?;
+            }
+            let known = self.raw().get_domain_capabilities(
+                None,
+                Some(&needs.arch),
+                Some(&needs.machine),
+                Some(&needs.virt_type),
+                0,
+            );
+            view.tpm = xml::emulates_tpm(&known.map_err(self.failed(OP))?);
+        }
+        Ok(view)
+    }
+
+    /// `fresh` are the pools that were read anew already.
+    fn seen(
+        &self,
+        op: &'static str,
+        pools: &Pools,
+        path: &str,
+        fresh: &mut BTreeSet<String>,
+    ) -> Result<Seen, HvError> {
+        without_nul(op, path)?;
+        let Some((pool, name)) = pools.place(path) else { return Ok(Seen::default()) };
+        let failed = self.failed(op);
+        let pool_name = pool.get_name().map_err(&failed)?;
+        // libvirt knows a pool's files as of its last look, and its room, too.
+        if fresh.insert(pool_name.clone()) {
+            pool.refresh(0).map_err(&failed)?;
+        }
+        let volume = self.there(op, StorageVol::lookup_by_name(pool, name))?;
+        let volume = volume.map(|volume| -> Result<Volume, Error> {
+            let info = volume.get_info()?;
+            Ok(Volume {
+                format: xml::volume_format(&volume.get_xml_desc(0)?),
+                capacity_bytes: info.capacity,
+                allocation_bytes: info.allocation,
+            })
+        });
+        let pool = Pool {
+            name: pool_name,
+            network: xml::mounted(&pool.get_xml_desc(0).map_err(&failed)?),
+            available_bytes: pool.get_info().map_err(&failed)?.available,
+        };
+        Ok(Seen { pool: Some(pool), volume: volume.transpose().map_err(&failed)? })
+    }
+
+    /// The active pools that are directories. Asked for all at once: that every driver can.
+    fn pools(&self, op: &'static str) -> Result<Pools, HvError> {
+        let failed = self.failed(op);
+        let active = sys::VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE;
+        // None where this libvirt has no storage driver.
+        let found = self.there(op, self.raw().list_all_storage_pools(active))?.unwrap_or_default();
+        let with_dir = |pool: StoragePool| match pool.get_xml_desc(0) {
+            Ok(xml) => xml::target_dir(&xml).map(|dir| Ok((dir, pool))),
+            Err(e) => Some(Err(failed(e))),
+        };
+        found.into_iter().filter_map(with_dir).collect::<Result<_, _>>().map(Pools)
+    }
+
+    /// All of them or none. Not to be repeated by itself, so that what it made is never taken for somebody else's: an error
+    /// is within the answer.
+    pub(super) fn make_images(&self, copies: &[Copy]) -> Result<(), MakeError> {
+        let mut made: Vec<StorageVol> = Vec::new();
+        let pools = self.pools("make images").map_err(trouble)?;
+        for copy in copies {
+            match self.make_image(&pools, copy) {
+                Ok(volume) => made.push(volume),
+                Err(error) => {
+                    let left = made.iter().filter(|volume| volume.delete(0).is_err()).count();
+                    return Err(MakeError { unsure: error.unsure || left > 0, ..error });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn make_image(&self, pools: &Pools, copy: &Copy) -> Result<StorageVol, MakeError> {
+        const OP: &str = "make an image";
+        let path = &copy.path;
+        without_nul(OP, path).map_err(trouble)?;
+        let failed = |e: Error| trouble(self.failed(OP)(e));
+        let Some((pool, name)) = pools.place(path) else {
+            let detail = format!("the directory of {path} is no active storage pool there any more");
+            return Err(refused(RefusalKind::NoPlace, detail));
+        };
+        // qemu-img overwrites what libvirt does not know of.
+        pool.refresh(0).map_err(failed)?;
+        if self.there(OP, StorageVol::lookup_by_name(pool, name)).map_err(trouble)?.is_some() {
+            let detail = format!("{path} exists at the destination by now; it is never overwritten");
+            return Err(refused(RefusalKind::InTheWay, detail));
+        }
+        StorageVol::create_xml(pool, &xml::volume(name, copy), 0).map_err(|e| {
+            let error = self.failed(OP)(e);
+            let unsure = matches!(error, HvError::Unreachable { .. });
+            MakeError { unsure, ..trouble(error) }
+        })
+    }
+
+    /// Not if this domain is active here: they are in use, or about to be.
+    pub(super) fn remove_images(&self, vm: Uuid, copies: &[Copy]) -> Result<(), HvError> {
+        const OP: &str = "remove images";
+        let domain = self.there(OP, virt::domain::Domain::lookup_by_uuid(self.raw(), vm))?;
+        if let Some(domain) = domain
+            && domain.is_active().map_err(self.failed(OP))?
+        {
+            return Err(HvError::Refused {
+                operation: OP,
+                detail: "the VM is there and uses them".to_owned(),
+            });
+        }
+        let pools = self.pools(OP)?;
+        for copy in copies {
+            without_nul(OP, &copy.path)?;
+            let Some((pool, name)) = pools.place(&copy.path) else {
+                let detail = format!("the directory of {} is no active storage pool", copy.path);
+                return Err(HvError::Refused { operation: OP, detail });
+            };
+            if let Some(volume) = self.there(OP, StorageVol::lookup_by_name(pool, name))? {
+                volume.delete(0).map_err(self.failed(OP))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What was looked up, or None where libvirt says that there is none, or that it has no such things at all.
+    fn there<T>(&self, op: &'static str, found: Result<T, Error>) -> Result<Option<T>, HvError> {
+        match found {
+            Ok(found) => Ok(Some(found)),
+            Err(e) => match Failure::from(e) {
+                Failure {
+                    code:
+                        sys::VIR_ERR_NO_STORAGE_POOL
+                        | sys::VIR_ERR_NO_STORAGE_VOL
+                        | sys::VIR_ERR_NO_NWFILTER
+                        | sys::VIR_ERR_NO_SECRET
+                        | sys::VIR_ERR_NO_DOMAIN
+                        | sys::VIR_ERR_NO_SUPPORT,
+                    ..
+                } => Ok(None),
+                failure => Err(failure.into_error(op, self.uri())),
+            },
+        }
+    }
+}
+
+/// Directories that are active storage pools.
+#[derive(Default)]
+struct Pools(Vec<(PathBuf, StoragePool)>);
+
+impl Pools {
+    /// The pool of a file's directory, and the file's name in it.
+    fn place<'a>(&'a self, path: &'a str) -> Option<(&'a StoragePool, &'a str)> {
+        let path = Path::new(path);
+        let name = path.file_name()?.to_str()?;
+        let (_, pool) = self.0.iter().find(|(dir, _)| Some(dir.as_path()) == path.parent())?;
+        Some((pool, name))
+    }
+}
+
+fn refused(kind: RefusalKind, detail: String) -> MakeError {
+    MakeError { refusal: Refusal { kind, detail }, unsure: false }
+}
+
+fn trouble(e: HvError) -> MakeError {
+    refused(RefusalKind::NotKnown, e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::libvirt::keeper::start_event_loop;
+    use std::sync::Arc;
+
+    const DIR: &str = "/default-pool";
+
+    fn copy(name: &str) -> Copy {
+        Copy {
+            target: "vda".into(),
+            path: format!("{DIR}/{name}"),
+            format: "raw".into(),
+            capacity_bytes: 1 << 20,
+            needs_bytes: 1 << 20,
+            base: None,
+        }
+    }
+
+    fn look(connection: &Connection, path: &str) -> Seen {
+        let needs = Needs { virt_type: "test".into(), arch: "i686".into(), machine: String::new() };
+        let question = Question { files: [path.to_owned()].into(), ..Question::default() };
+        let mut view = connection.storage_view(&needs, &question).unwrap();
+        view.files.remove(path).unwrap()
+    }
+
+    /// libvirt's own test driver has a storage pool, and a VM that runs.
+    #[test]
+    fn images_are_made_all_or_none_and_removed_unless_their_vm_runs_there() {
+        start_event_loop().unwrap();
+        let connection = Connection::open(&Arc::from("test:///default")).unwrap();
+        let vm = Uuid::from_u128(1);
+        assert_eq!(look(&connection, "/elsewhere/a.raw"), Seen::default());
+        let before = look(&connection, &copy("a.raw").path);
+        assert!(before.pool.is_some_and(|p| p.available_bytes > 0) && before.volume.is_none());
+
+        connection.make_images(&[copy("a.raw")]).unwrap();
+        let volume = look(&connection, &copy("a.raw").path).volume.unwrap();
+        assert_eq!((volume.format.as_str(), volume.capacity_bytes), ("raw", 1 << 20));
+        // Of two the second is in the way: the first goes again, the second stays.
+        let error = connection.make_images(&[copy("b.raw"), copy("a.raw")]).unwrap_err();
+        assert_eq!((error.refusal.kind, error.unsure), (RefusalKind::InTheWay, false));
+        assert_eq!(look(&connection, &copy("b.raw").path).volume, None);
+        assert!(look(&connection, &copy("a.raw").path).volume.is_some());
+
+        let runs =
+            virt::domain::Domain::lookup_by_name(connection.raw(), "test").unwrap().get_uuid().unwrap();
+        let refused = connection.remove_images(runs, &[copy("a.raw")]);
+        assert!(matches!(refused, Err(HvError::Refused { .. })), "{refused:?}");
+        connection.remove_images(vm, &[copy("a.raw"), copy("never-there.raw")]).unwrap();
+        assert_eq!(look(&connection, &copy("a.raw").path).volume, None);
+    }
+}

@@ -1,0 +1,261 @@
+//! VMs with disks that only their host has, with overlays, with disks that all hosts reach, and with a TPM: what is copied
+//! is the same afterwards, what cannot go is refused and told, and what fails leaves nothing behind.
+
+use coms_lab::{Guest, GuestConfig, Host, Signal};
+use coms_story::*;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+const IMAGES: &str = "/var/lib/libvirt/images";
+const BASES: &str = "/var/lib/libvirt/bases";
+const SHARED: &str = "/var/lib/libvirt/shared";
+const MIB: u64 = 1 << 20;
+
+fn up(storage: &str) -> Result<Stage> {
+    let stage = Stage::up(Settings { places: format!("[storage]\n{storage}"), ..Settings::default() })?;
+    for i in [0, 1] {
+        pool(stage.host(i), "images", IMAGES)?;
+        pool(stage.host(i), "bases", BASES)?;
+    }
+    Ok(stage)
+}
+
+fn pool(host: &Host, name: &str, dir: &str) -> Result<()> {
+    std::fs::create_dir_all(host.path_of(dir))?;
+    host.virsh(&["pool-create-as", name, "dir", "--target", dir])?;
+    Ok(())
+}
+
+fn disk(target: &str, format: &str, file: &str) -> String {
+    format!(
+        "<disk type='file' device='disk'><driver name='qemu' type='{format}'/><source file='{file}'/>\
+         <target dev='{target}' bus='virtio'/></disk>"
+    )
+}
+
+fn boot(stage: &Stage, devices_xml: String) -> Result<Guest> {
+    stage.boot(0, GuestConfig { devices_xml, memory_mib: 160, ..GuestConfig::default() }, "")
+}
+
+/// Runs a program in a host; it must succeed.
+fn run(host: &Host, argv: &[&str]) -> Result<String> {
+    let out = host.run(argv)?;
+    if !out.status.success() {
+        let err = String::from_utf8_lossy(&out.stderr).into_owned();
+        return Err(format!("{argv:?} on {}: {err}", host.name()).into());
+    }
+    Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+}
+
+fn sha256(path: &Path) -> Result<String> {
+    let out = Command::new("sha256sum").arg(path).output()?;
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    Ok(text.split(' ').next().unwrap_or_default().to_owned())
+}
+
+/// What the guest itself reads from its disk, and not from its memory.
+fn sha256_inside(guest: &Guest, device: &str) -> Result<String> {
+    let line = format!("sync; echo 3 > /proc/sys/vm/drop_caches; sha256sum {device}");
+    let told = guest.exec_with(&["sh", "-c", &line], "", Duration::from_secs(200))?.success()?;
+    Ok(told.split(' ').next().unwrap_or_default().to_owned())
+}
+
+fn fill(guest: &Guest, device: &str, mib: u64, at_mib: u64) -> Result<()> {
+    let line = format!("dd if=/dev/urandom of={device} bs=1M count={mib} seek={at_mib} conv=notrunc && sync");
+    guest.exec_with(&["sh", "-c", &line], "", Duration::from_secs(200))?.success()?;
+    Ok(())
+}
+
+fn ask(guest: &Guest) -> Result<(i32, Value)> {
+    coms_within(guest, &["migrate", "--wait"], Duration::from_secs(200))
+}
+
+fn moves(stage: &Stage, guest: &Guest, to: usize) -> Result<()> {
+    let (status, told) = ask(guest)?;
+    assert_eq!((status, &told["event"]), (0, &"completed".into()), "{told}\n{}", stage.logs());
+    assert_eq!(guest.current_host()?.name(), HOSTS[to]);
+    Ok(())
+}
+
+/// Refused with this reason, and the operator can read why.
+fn refused(stage: &Stage, guest: &Guest, from: usize, reason: &str, word: &str) -> Result<()> {
+    let (status, told) = ask(guest)?;
+    assert_eq!((status, &told["reason"]), (1, &reason.into()), "{told}\n{}", stage.logs());
+    let last = last(stage, from)?;
+    let detail = last["detail"].as_str().unwrap_or_default();
+    assert!(detail.contains(word), "{last}");
+    assert!(!told.to_string().contains("/var/lib"), "a path was told: {told}");
+    assert_eq!(guest.current_host()?.name(), HOSTS[from]);
+    Ok(())
+}
+
+/// The last move that a host's broker knows.
+fn last(stage: &Stage, i: usize) -> Result<Value> {
+    let all = stage.comsctl(i, &["migrations"])?;
+    all.as_array().and_then(|all| all.last().cloned()).ok_or_else(|| "no move is known".into())
+}
+
+/// Begins a move of a disk over a slow link, and waits until its copy is under way.
+fn begins(stage: &Stage, guest: &Guest, from: usize, image: &Path) -> Result<String> {
+    coms(guest, &["migrate"])?;
+    stage.wait("the copy to be under way", 30, || {
+        Ok(last(stage, from)?["state"] == "copying" && image.exists())
+    })?;
+    Ok(last(stage, from)?["migration"].as_str().unwrap_or_default().to_owned())
+}
+
+#[test]
+fn a_disk_of_its_host_alone_is_copied_while_its_guest_writes() -> Result<()> {
+    let mut stage = up("copy = true")?;
+    let file = format!("{IMAGES}/vm1.raw");
+    let image = |stage: &Stage, i| -> PathBuf { stage.host(i).path_of(&file) };
+    run(stage.host(0), &["truncate", "-s", "96M", &file])?;
+    let guest = boot(&stage, disk("vda", "raw", &file))?;
+    fill(&guest, "/dev/vda", 64, 0)?;
+    guest.sh("setsid sh -c 'i=0; while [ ! -e /tmp/stop ]; do i=$((i+1)); echo $i > /tmp/written; \
+         dd if=/dev/urandom of=/dev/vda bs=64k count=1 seek=$((i * 37 % 1536)) conv=notrunc,fsync; done' \
+         </dev/null >/dev/null 2>&1 &")?;
+    let written = || -> Result<u64> { Ok(guest.sh("cat /tmp/written")?.trim().parse()?) };
+    stage.wait("the guest to write", 20, || Ok(written().is_ok_and(|n| n > 3)))?;
+    let before = written()?;
+    moves(&stage, &guest, 1)?;
+    assert!(written()? > before + 3, "it wrote all the time");
+    guest.sh("touch /tmp/stop; sleep 1; sync")?;
+    assert_eq!(sha256_inside(&guest, "/dev/vda")?, sha256(&image(&stage, 1))?, "copied wrongly");
+    let record = last(&stage, 0)?;
+    assert_eq!(record["state"], "left", "{record}");
+    assert!(record["disk_bytes"].as_u64().is_some_and(|b| b >= 60 * MIB), "{record}");
+    assert!(record["disks"][0].as_str().is_some_and(|d| d.contains("copied")), "{record}");
+
+    // What is at the source stays, and is never overwritten.
+    let kept = sha256(&image(&stage, 0))?;
+    assert_eq!(image(&stage, 0).metadata()?.len(), 96 * MIB);
+    refused(&stage, &guest, 1, "disk-not-ready", "exists at the destination")?;
+    assert_eq!(sha256(&image(&stage, 0))?, kept);
+
+    // Until the operator removes it. Then: no pool, and one that is too small.
+    let there = stage.host(0);
+    there.virsh(&["vol-delete", "vm1.raw", "--pool", "images"])?;
+    there.virsh(&["pool-destroy", "images"])?;
+    refused(&stage, &guest, 1, "disk-not-ready", "no active storage pool of the destination")?;
+    run(there, &["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", IMAGES])?;
+    pool(there, "images", IMAGES)?;
+    refused(&stage, &guest, 1, "disk-no-room", "MiB are needed")?;
+    there.virsh(&["pool-destroy", "images"])?;
+    run(there, &["umount", IMAGES])?;
+    pool(there, "images", IMAGES)?;
+
+    // A move that does not happen leaves nothing at the destination: cancelled ...
+    stage.host(1).set_rate_mbit(Some(40))?;
+    let id = begins(&stage, &guest, 1, &image(&stage, 0))?;
+    stage.comsctl(1, &["cancel", &id])?;
+    stage.wait("the copy to be gone", 40, || Ok(!image(&stage, 0).exists()))?;
+    stage.wait("the guest to hear of it", 20, || Ok(!events_named(&guest, "cancelled")?.is_empty()))?;
+    // ... or broken off while no broker runs.
+    begins(&stage, &guest, 1, &image(&stage, 0))?;
+    stage.stop_broker(1, Signal::KILL)?;
+    stage.host(1).virsh(&["domjobabort", guest.name()])?;
+    stage.start_broker(1)?;
+    stage.wait("the next broker to remove the copy", 60, || Ok(!image(&stage, 0).exists()))?;
+    stage.wait_for_load()?;
+    stage.wait_for_agent(&guest)?;
+    assert_eq!(guest.current_host()?.name(), HOSTS[1]);
+    stage.wait("the guest to hear of that, too", 60, || {
+        Ok(events(&guest)?.iter().filter(|e| e["event"] == "failed" || e["event"] == "cancelled").count()
+            >= 2)
+    })?;
+
+    // By policy the source's copy goes, once the VM runs at its destination.
+    stage.host(1).set_rate_mbit(None)?;
+    stage.reconfigure(|s| s.places = "[storage]\ncopy = true\nremove_source = true".into())?;
+    stage.wait_for_agent(&guest)?;
+    fill(&guest, "/dev/vda", 4, 70)?;
+    moves(&stage, &guest, 0)?;
+    stage.wait("the source's copy to be removed", 20, || Ok(!image(&stage, 1).exists()))?;
+    assert_eq!(sha256_inside(&guest, "/dev/vda")?, sha256(&image(&stage, 0))?);
+    stage.finish(&[&guest])
+}
+
+#[test]
+fn of_an_overlay_only_itself_is_sent_and_what_all_hosts_reach_stays_where_it_is() -> Result<()> {
+    let stage = up(&format!("copy = true\nbases = [\"{BASES}\"]\nshared = [\"{SHARED}\"]"))?;
+    let (base, overlay) = (format!("{BASES}/base.raw"), format!("{IMAGES}/vm1.qcow2"));
+    let (kept, served) = (format!("{SHARED}/kept.raw"), "/var/lib/libvirt/served.raw");
+    let source = stage.host(0);
+    run(source, &["sh", "-c", &format!("head -c {} /dev/urandom > {base}", 64 * MIB)])?;
+    run(source, &["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", &base, &overlay])?;
+    for i in [0, 1] {
+        stage.host(i).write_file(&kept, vec![7; MIB as usize])?;
+    }
+    run(source, &["truncate", "-s", "8M", served])?;
+    let address = source.ip().to_string();
+    let options = ["-f", "raw", "-t", "--shared=4", "-p", "10809", "-b", &address, served];
+    let server = source.spawn("/usr/bin/qemu-nbd", &options, &[], "nbd.log")?;
+    let devices = disk("vda", "qcow2", &overlay)
+        + &format!(
+            "<disk type='network' device='disk'><driver name='qemu' type='raw' cache='none'/>\
+             <source protocol='nbd'><host name='{address}' port='10809'/></source><target dev='vdb' bus='virtio'/>\
+             </disk><disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{kept}'/>\
+             <target dev='vdc' bus='virtio'/><readonly/></disk>"
+        );
+    let guest = boot(&stage, devices)?;
+    fill(&guest, "/dev/vda", 4, 8)?;
+    guest.sh("echo before | dd of=/dev/vdb conv=notrunc,fsync")?;
+    refused(&stage, &guest, 0, "disk-not-ready", "has its base")?;
+
+    std::fs::copy(stage.host(0).path_of(&base), stage.host(1).path_of(&base))?;
+    moves(&stage, &guest, 1)?;
+    let record = last(&stage, 0)?;
+    let sent = record["disk_bytes"].as_u64().unwrap_or_default();
+    assert!((4 * MIB..16 * MIB).contains(&sent), "of 64 MiB 4 are its own: {record}");
+    let notes = record["disks"].to_string();
+    for part in ["the overlay of", "over the network from both hosts", "is shared"] {
+        assert!(notes.contains(part), "{part}: {notes}");
+    }
+    fill(&guest, "/dev/vda", 1, 40)?;
+    let whole = format!("{BASES}/whole.raw");
+    run(stage.host(1), &["qemu-img", "convert", "-U", "-f", "qcow2", "-O", "raw", &overlay, &whole])?;
+    assert_eq!(sha256_inside(&guest, "/dev/vda")?, sha256(&stage.host(1).path_of(&whole))?);
+    let info = run(stage.host(1), &["qemu-img", "info", "-U", "--output=json", &overlay])?;
+    assert!(info.contains(&base), "it stands on its base there: {info}");
+    // The served disk is the same one from both hosts.
+    guest.sh("echo after | dd of=/dev/vdb seek=1 conv=notrunc,fsync; echo 3 > /proc/sys/vm/drop_caches")?;
+    let both = guest.sh("dd if=/dev/vdb count=2 2>/dev/null | tr -d '\\000'")?;
+    assert_eq!(both, "before\nafter\n");
+    assert!(!stage.host(1).path_of(served).exists());
+    server.stop(Signal::TERM)?;
+    stage.finish(&[&guest])
+}
+
+#[test]
+fn a_blob_that_its_tpm_sealed_opens_after_the_move() -> Result<()> {
+    let stage = up("")?;
+    let tpm = "<tpm model='tpm-tis'><backend type='emulator' version='2.0'/></tpm>";
+    let guest = boot(&stage, tpm.into())?;
+    let tool = "coms-lab-guest";
+    let opens =
+        || -> Result<String> { Ok(guest.exec(&[tool, "tpm-unseal", "/tmp/blob"])?.success()?.trim().into()) };
+    guest.exec(&[tool, "tpm-seal", "open sesame", "/tmp/blob"])?.success()?;
+    assert_eq!(opens()?, "open sesame");
+
+    // A host that has no swtpm is no destination.
+    let there = stage.host(1);
+    let restart = |argv: &[&str]| -> Result<()> {
+        run(there, argv)?;
+        there.stop_libvirtd(Signal::TERM)?;
+        there.start_libvirtd()?;
+        stage.wait_for_load()
+    };
+    restart(&["mount", "--bind", "/dev/null", "/usr/bin/swtpm"])?;
+    refused(&stage, &guest, 0, "device-not-ready", "swtpm")?;
+    restart(&["umount", "/usr/bin/swtpm"])?;
+
+    moves(&stage, &guest, 1)?;
+    assert_eq!(opens()?, "open sesame", "the TPM there is another one");
+    // What was sealed there opens there: it is not only a copy that can be read.
+    guest.exec(&[tool, "tpm-seal", "again", "/tmp/blob"])?.success()?;
+    assert_eq!(opens()?, "again");
+    stage.finish(&[&guest])
+}
