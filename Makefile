@@ -59,7 +59,7 @@ test: setup test-quick test-lab
 test-quick:
 	$(CARGO) test --workspace --exclude coms-lab --exclude coms-story --exclude coms-packages
 
-# Which labs have the machine's CPUs to themselves, and which are played two at a time: tests/run-labs.sh.
+# Which labs have the machine's CPUs to themselves, and which are played three at a time: tests/run-labs.sh.
 test-lab:
 	@bash tests/setup.sh services
 	CARGO="$(CARGO)" bash tests/run-labs.sh
