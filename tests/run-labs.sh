@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 
 # Longest first, so that all lanes end at about the same time.
 together="random encrypted storage geo_faults fault_table proof certificates geo/it_moves isolated doctor other_language
-  mixed_versions lab:cleanup geo/on_one_lan serial notice/foreign happy asked pause access lab:memory lab:two_labs"
+  mixed_versions lab:cleanup geo/on_one_lan serial notice/foreign happy asked pause access lab:stranger lab:memory lab:two_labs"
 alone="blame geo/forged hostile messages neighbours notice/operators placement plugins lab:migration lab:sites"
 
 cargo=${CARGO:-cargo}
