@@ -357,6 +357,11 @@ impl Broker {
                     }
                 };
                 let plan = plan.clone();
+                if matches!(error, Some(HvError::NotEncrypted { .. }))
+                    && let Some(host) = &plan.destination
+                {
+                    self.tls_failed.insert(host.clone(), now.mono);
+                }
                 self.did_not_leave(now, uuid, &plan, end);
             }
             DomainState::Running { .. } | DomainState::RunningPostCopy | DomainState::Incoming => {}
