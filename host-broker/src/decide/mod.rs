@@ -127,6 +127,8 @@ pub struct Broker {
     /// No guest is moved for relief before that; and measurements from before `relieved_at` do not count.
     relief_rest_until: Duration,
     relieved_at: Duration,
+    /// When TLS with a host did not come about, although both have certificates.
+    tls_failed: BTreeMap<String, Duration>,
     /// When a guest's last move failed.
     failed_at: BTreeMap<Uuid, Duration>,
     /// Connected, and not yet told what is here: what the next list brings, began unseen.
@@ -192,6 +194,7 @@ impl Broker {
             alarms: BTreeMap::new(),
             relief_rest_until: Duration::ZERO,
             relieved_at: Duration::ZERO,
+            tls_failed: BTreeMap::new(),
             failed_at: BTreeMap::new(),
             first_list_due: false,
             relist_at: Duration::ZERO,

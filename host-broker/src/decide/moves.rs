@@ -392,6 +392,11 @@ impl Broker {
                 };
                 let plan = plan.clone();
                 let end = self.end_for_want_of_link(&plan).unwrap_or(end);
+                if matches!(error, Some(HvError::NotEncrypted { .. }))
+                    && let Some(host) = &plan.destination
+                {
+                    self.tls_failed.insert(host.clone(), now.mono);
+                }
                 self.did_not_leave(now, uuid, &plan, end);
             }
             DomainState::Running { .. } | DomainState::RunningPostCopy | DomainState::Incoming => {}

@@ -78,6 +78,12 @@ fn agents_and_brokers_of_the_first_version_and_of_this_one_move_vms_between_them
     drop(talk);
     stage.wait("its client to be forgotten", 60, || asks_not("too few clients"))?;
 
+    // What must be encrypted is not asked of a host that has no word for it.
+    let required = ["migrate", "--encryption", "required", "--wait"];
+    let (status, said) = coms_within(&newer, &required, Duration::from_secs(60))?;
+    let denied = events_named(&newer, "denied")?.last().cloned().unwrap_or_default();
+    assert_eq!((status, &denied["reason"]), (1, &"host-too-old-to-encrypt".into()), "{said} {denied}");
+
     // From a host of the first version to one of this.
     for guest in [&older, &newer] {
         asks_and_moves(&stage, guest, 1)?;

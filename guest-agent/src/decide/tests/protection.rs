@@ -42,13 +42,15 @@ impl Guest {
     /// What was said of levels and requests since the last time this was asked: `p` and a level, `r` for a plain request,
     /// `e` and a level for another.
     fn said(&mut self) -> String {
-        let word = |a: &Action| match a {
-            Action::Send(GuestToHost::Protect(Protect { level, .. })) => Some(format!("p:{level}")),
-            Action::Send(GuestToHost::Request(_)) => Some("r".to_owned()),
-            Action::Send(GuestToHost::ProtectedRequest(ProtectedRequest { level, .. })) => {
+        let word = |a: &Action| {
+            let Action::Send(message) = a else { return None };
+            if let GuestToHost::Protect(Protect { level, .. }) = message {
+                Some(format!("p:{level}"))
+            } else if let GuestToHost::ProtectedRequest(ProtectedRequest { level, .. }) = message {
                 Some(format!("e:{level}"))
+            } else {
+                matches!(message, GuestToHost::Request(_)).then(|| "r".to_owned())
             }
-            _ => None,
         };
         let said: Vec<_> = self.done.iter().filter_map(word).collect();
         self.done.clear();

@@ -16,7 +16,11 @@ use crate::config::{Encryption, Host};
 use crate::event::Now;
 use crate::ticket::Channels;
 use coms_protocol::types::{EncryptionLevel, Initiator, Protection};
+use std::time::Duration;
 use uuid::Uuid;
+
+/// For so long TLS with a host with which it did not come about is tried only where it must be.
+const TLS_RESTS: Duration = Duration::from_secs(600);
 
 /// What holds for one move, or for all of a guest's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,9 +131,11 @@ impl Broker {
         let ready = |host: &str| {
             self.hosts.get(host).and_then(|h| h.broker(now.mono)).is_some_and(|mark| mark.tls.is_some())
         };
+        // What need not be encrypted goes without, for a while. What must be is tried again: it may be mended.
+        let broke = self.tls_failed.get(&there.name).is_some_and(|at| *at + TLS_RESTS > now.mono);
         let ends = Ends {
             here: ready(&self.config.me.name),
-            there: ready(&there.name),
+            there: ready(&there.name) && !(broke && demand.level == EncryptionLevel::IfPossible),
             control: control(&there.libvirt),
         };
         judge(demand, ends)

@@ -117,6 +117,28 @@ fn a_request_that_requires_it_moves_with_tls_and_no_other_way() {
 }
 
 #[test]
+fn where_tls_breaks_what_need_not_be_encrypted_goes_without_and_the_rest_tries_again() {
+    let mut w = source(true, true);
+    let actions = ask(&mut w, 1, IfPossible);
+    let (migration, ticket, _) = ticket_of(&surveyed(&mut w, &actions));
+    assert_eq!(ticket.channels, Some(tls()));
+    w.event(Event::TicketWritten { uuid: VM, migration, result: Ok(()) });
+    let broke = HvError::NotEncrypted { operation: "migrate", detail: "no issuer".into() };
+    w.event(Event::Returned { uuid: VM, migration, result: Err(broke) });
+    w.actions.clear();
+    w.look(domain(DomainState::Running { arrived: false }));
+    assert_eq!(denied(&w.actions), [DenyReason::NotEncryptable]);
+    w.event(Event::TicketCleared { uuid: VM, result: Ok(()) });
+    let actions = ask(&mut w, 2, IfPossible);
+    let (migration, ticket, _) = ticket_of(&surveyed(&mut w, &actions));
+    assert_eq!(ticket.channels.map(|c| c.ram), Some(Protection::Plain));
+    w.event(Event::TicketWritten { uuid: VM, migration, result: Err(other_error()) });
+    w.event(Event::TicketCleared { uuid: VM, result: Ok(()) });
+    let actions = ask(&mut w, 3, Required);
+    assert_eq!(ticket_of(&surveyed(&mut w, &actions)).1.channels, Some(tls()));
+}
+
+#[test]
 fn a_plain_control_connection_is_not_encrypted_enough() {
     let mut w = World::source();
     signs(&mut w, true, true);
