@@ -81,6 +81,7 @@ put 644 "$source/packaging/config/broker.toml" etc/coms/broker.toml
 put 755 "$here/libvirt/hook" etc/libvirt/hooks/qemu.d/coms-broker
 put_if 755 "$here/network/stretch-vxlan" usr/libexec/coms/stretch-vxlan
 put_if 644 "$source/docs/network-step.md" usr/share/doc/coms-broker/network-step.md
+put_if 644 "$source/docs/encryption.md" usr/share/doc/coms-broker/encryption.md
 put 644 "$here/libvirt/channel.xml" usr/share/coms-broker/channel.xml
 put_if 644 "$source/docs/random.md" usr/share/doc/coms-broker/random.md
 pages 5 "$docs"/coms-broker.toml.5

@@ -54,6 +54,7 @@ const BROKER: [&str; 18] = [
     "/usr/share/coms-broker/channel.xml",
     "/usr/libexec/coms/stretch-vxlan",
     "/usr/share/doc/coms-broker/network-step.md",
+    "/usr/share/doc/coms-broker/encryption.md",
     "systemd/system/coms-broker.service",
     "/usr/lib/sysusers.d/coms-broker.conf",
     "/usr/lib/tmpfiles.d/coms-broker.conf",
