@@ -300,8 +300,106 @@ fn tls_rotation_over_two_hosts_never_stops_handshakes() {
         let meta = fs::metadata(pki.join(file)).unwrap_or_else(|e| panic!("{file}: {e}"));
         assert_eq!((meta.uid(), meta.mode() & 0o777), (uid, mode), "{file}");
     }
+    // libvirt's may be left out only where nothing needs them.
+    let config = dir.0.join("broker.toml");
+    let text = "[host]\nname = \"h1\"\nregion = \"r\"\n[[hosts]]\nname = \"h2\"\nregion = \"r\"\nlibvirt = \"qemu+tls://h2/system\"\n";
+    fs::write(&config, text).unwrap();
+    fs::rename(pki.join("libvirt"), pki.join("elsewhere")).unwrap();
+    fs::rename(pki.join("CA"), pki.join("elsewhere-ca")).unwrap();
+    assert_eq!(on_host(&roots[0].1, &["check"]).0, 0, "the hosts may be reached by ssh");
+    let args =
+        ["check", "--root", roots[0].1.to_str().unwrap(), "--config", config.to_str().unwrap(), "--json"];
+    let (code, out, _) = comsctl(&args.map(str::to_owned));
+    assert!(code == 1 && out.contains("h2 is reached by TLS"), "{out}");
     // Damage is found.
     fs::copy(pki.join("mig/ca-cert.pem"), pki.join("mig/client-cert.pem")).unwrap();
     let (code, found, _) = on_host(&roots[0].1, &["check"]);
     assert!(code == 1 && kinds(&found).contains(&"authority-for-leaf"), "{found}");
+}
+
+/// Does QEMU load these files?
+fn qemu_takes(dir: &Path, endpoint: &str) -> bool {
+    let object = format!("tls-creds-x509,id=t,dir={},endpoint={endpoint},verify-peer=yes", dir.display());
+    let mut child = Command::new("qemu-system-x86_64")
+        .args([
+            "-machine",
+            "none",
+            "-nodefaults",
+            "-display",
+            "none",
+            "-S",
+            "-monitor",
+            "stdio",
+            "-object",
+            &object,
+        ])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap_or_else(|e| {
+            panic!("qemu-system-x86_64: {e}; it is in the package qemu-system-x86 (tests/setup.sh)")
+        });
+    // One that refused its files reads no more.
+    let _ = child.stdin.take().unwrap().write_all(b"quit\n");
+    child.wait().unwrap().success()
+}
+
+/// What QEMU here refuses, `check` fails; and the other way round.
+#[test]
+fn tls_check_fails_what_qemu_refuses() {
+    let (dir, other) = (two_hosts("qemu"), two_hosts("qemu-other"));
+    let root = tree(&dir, "h1");
+    fs::write(root.join("etc/libvirt/qemu.conf"), "user = \"root\"\n").unwrap();
+    fs::write(root.join("etc/passwd"), "root:x:0:0::/:/bin/sh\n").unwrap();
+    let pki = root.join("etc/pki/qemu");
+    fs::create_dir_all(&pki).unwrap();
+    let read = |of: &Dir, host: &str, file: &str| fs::read_to_string(of.bundle(host).join(file)).unwrap();
+    let good = |file: &str| read(&dir, "h1", file);
+    let (ca, cert) = (good("ca-cert.pem"), good("server-cert.pem"));
+    let expired = expired_authority(&dir.0);
+    for (file, text, kind) in [
+        ("ca-cert.pem", ca.clone(), None),
+        ("ca-cert.pem", read(&other, "h1", "ca-cert.pem") + &ca, None),
+        ("ca-cert.pem", read(&other, "h1", "ca-cert.pem"), Some("other-authority")),
+        ("ca-cert.pem", expired.clone() + &ca, Some("expired")),
+        ("ca-cert.pem", ca.clone() + &expired, Some("expired")),
+        ("ca-cert.pem", ca.clone() + &cert, Some("not-an-authority")),
+        ("ca-cert.pem", "no certificate\n".into(), Some("not-pem")),
+        ("server-cert.pem", ca.clone(), Some("authority-for-leaf")),
+        ("server-cert.pem", cert[..cert.len() / 2].into(), Some("damaged")),
+        ("server-cert.pem", read(&other, "h1", "server-cert.pem"), Some("key-mismatch")),
+        ("server-key.pem", read(&dir, "h2", "server-key.pem"), Some("key-mismatch")),
+        ("server-key.pem", "no key\n".into(), Some("not-pem")),
+        ("dh-params.pem", "no parameters\n".into(), Some("dh-params")),
+        ("client-key.pem", read(&dir, "h2", "server-key.pem"), Some("key-mismatch")),
+    ] {
+        for entry in fs::read_dir(dir.bundle("h1")).unwrap() {
+            let from = entry.unwrap().path();
+            fs::copy(&from, pki.join(from.file_name().unwrap())).unwrap();
+        }
+        fs::write(pki.join(file), &text).unwrap();
+        let endpoints = if file.starts_with("client") { &["client"][..] } else { &["server"][..] };
+        let takes = endpoints.iter().all(|e| qemu_takes(&pki, e));
+        let (code, found, err) = on_host(&root, &["check"]);
+        assert_eq!(takes, kind.is_none(), "QEMU takes {file} of {kind:?}");
+        assert_eq!(code, i32::from(!takes), "{file}: {kind:?}: {found} {err}");
+        assert!(kind.is_none_or(|k| kinds(&found).contains(&k)), "{kind:?}: {found}");
+    }
+}
+
+fn expired_authority(dir: &Path) -> String {
+    let file = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+    let template = "cn = \"old\"\nca\ncert_signing_key\nactivation_date = \"2020-01-01 00:00:00\"\nexpiration_date = \"2021-01-01 00:00:00\"\n";
+    fs::write(file("template"), template).unwrap();
+    let key = certtool(&["--generate-privkey", "--ecc", "--outfile", &file("old-key.pem")]);
+    let made = certtool(&[
+        "--generate-self-signed",
+        "--load-privkey",
+        &file("old-key.pem"),
+        "--template",
+        &file("template"),
+    ]);
+    assert!(key.status.success() && made.status.success(), "{made:?}");
+    String::from_utf8(made.stdout).unwrap()
 }

@@ -102,7 +102,13 @@ impl Host {
         let must = self.conf.migration_name();
         // An unreadable qemu.conf may set it.
         let usual = if must.is_none() && self.conf_unread.is_none() { self.own_name() } else { None };
-        Expected { names: self.names(config), must, usual, qemu: self.qemu_user.clone() }
+        let mut names = self.names(config);
+        if self.is_running() {
+            let read = |file: &str| fs::read_to_string(file).unwrap_or_default();
+            let all = addresses(&read("/proc/net/fib_trie"), &read("/proc/net/if_inet6"));
+            names.extend(all.into_iter().map(Name::Ip));
+        }
+        Expected { names, must, usual, qemu: self.qemu_user.clone() }
     }
 
     fn own_name(&self) -> Option<Name> {
@@ -119,18 +125,14 @@ impl Host {
         self.root == Path::new("/")
     }
 
-    /// What others may call this host by, as far as it is known here: by its name, its addresses, and what is configured.
+    /// What others may call this host by, as far as its configuration says: its name, and what it is told to be. Not all
+    /// its addresses: some, of bridges for VMs, are the same on many hosts, and no certificate should hold those.
     pub fn names(&self, config: Option<&Config>) -> Vec<Name> {
         let mut names: Vec<Name> = self.conf.migration_name().into_iter().chain(self.own_name()).collect();
         if let Some(config) = config {
             names.extend(config.me.address.map(Name::Ip));
             let listens = config.link.listen.map(|l| l.ip()).filter(|ip| !ip.is_unspecified());
             names.extend(listens.map(Name::Ip));
-        }
-        if self.is_running() {
-            let read = |file: &str| fs::read_to_string(file).unwrap_or_default();
-            let all = addresses(&read("/proc/net/fib_trie"), &read("/proc/net/if_inet6"));
-            names.extend(all.into_iter().map(Name::Ip));
         }
         let mut seen = std::collections::BTreeSet::new();
         names.retain(|n| seen.insert(n.clone()));
@@ -142,7 +144,21 @@ impl Host {
         let expected = self.expected(config);
         let mut found = inspect(&self.qemu(), &expected, now_unix_s);
         // What libvirt's own connections call this host by are the others' URIs, which are not known here: any name does.
-        found.extend(inspect(&self.libvirt(), &Expected { must: None, usual: None, ..expected }, now_unix_s));
+        let libvirt = self.libvirt();
+        let by_tls = config.and_then(|c| c.peers.iter().find(|p| p.is_reached_by_tls()));
+        match by_tls.filter(|_| libvirt.is_absent()) {
+            Some(peer) => found.push(Finding::new(
+                Severity::Fail,
+                Kind::NothingInstalled,
+                &libvirt.ca.path,
+                format!("libvirt has no certificates here, and {} is reached by TLS", peer.name),
+                "comsctl tls issue HOST where the authority is, comsctl tls install here",
+            )),
+            None => {
+                let expected = Expected { must: None, usual: None, ..expected };
+                found.extend(inspect(&libvirt, &expected, now_unix_s));
+            }
+        }
         let conf = Path::new(QEMU_CONF);
         match &self.conf_unread {
             None => found.extend(self.conf.inspect(conf, &self.qemu_dir)),

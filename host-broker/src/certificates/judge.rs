@@ -11,7 +11,7 @@ const LEAF_WARN_DAYS: i64 = 30;
 const AUTHORITY_WARN_DAYS: i64 = 90;
 /// Too late for a leisurely renewal of either.
 const FAIL_DAYS: i64 = 7;
-/// QEMU loads so many authorities and no more.
+/// Behind so many QEMU does not look.
 const MAX_AUTHORITIES: usize = 16;
 
 /// A host may have very many addresses.
@@ -68,10 +68,6 @@ fn authorities(file: &File, now: i64, found: &mut Vec<Finding>) -> Option<Vec<Ce
     let mut fail = |kind, detail: String, remedy: &str| {
         found.push(Finding::new(Severity::Fail, kind, &file.path, detail, remedy));
     };
-    if all.len() > MAX_AUTHORITIES {
-        let detail = format!("holds {} authorities, and QEMU reads {MAX_AUTHORITIES}", all.len());
-        fail(Kind::TooManyAuthorities, detail, "take out those by which nothing is signed any more");
-    }
     for authority in &all {
         if !authority.is_authority || authority.usage.is_some_and(|u| !u.signs_certificates) {
             let detail = format!(
@@ -84,6 +80,14 @@ fn authorities(file: &File, now: i64, found: &mut Vec<Finding>) -> Option<Vec<Ce
     for authority in &all {
         // An expired one spoils the whole file, also where others in it are good.
         dates(file, authority, AUTHORITY_WARN_DAYS, "comsctl tls rotate where the authority is", now, found);
+    }
+    if all.len() > MAX_AUTHORITIES {
+        let detail = format!(
+            "holds {} authorities; QEMU looks for who made its own certificate among the first {MAX_AUTHORITIES} only",
+            all.len()
+        );
+        let remedy = "take out those by which nothing is signed any more";
+        found.push(Finding::new(Severity::Warn, Kind::TooManyAuthorities, &file.path, detail, remedy));
     }
     Some(all)
 }
@@ -104,7 +108,7 @@ fn pair_of(
     };
     let cert = read(&pair.cert, missing, found).and_then(|all| all.into_iter().next());
     if let Some(cert) = &cert {
-        leaf(&pair.cert, cert, role, authorities, now, found);
+        leaf(owner, &pair.cert, cert, role, authorities, now, found);
         if role == Role::Server {
             names(&pair.cert, cert, expected, found);
         }
@@ -113,6 +117,7 @@ fn pair_of(
 }
 
 fn leaf(
+    owner: Owner,
     file: &File,
     cert: &Certificate,
     role: Role,
@@ -131,9 +136,14 @@ fn leaf(
         );
         add(Severity::Fail, Kind::AuthorityForLeaf, detail, ISSUE);
     }
-    if cert.usage.is_some_and(|u| !u.signs || !u.enciphers_keys) {
-        let detail = "its key usage lacks digital signature or key encipherment, both of which QEMU and libvirt want, also of a key that cannot encipher".into();
-        add(Severity::Fail, Kind::KeyUsage, detail, ISSUE);
+    if cert.usage.is_some_and(|u| !u.signs) {
+        let detail = "its key usage lacks digital signature, without which QEMU and libvirt refuse it";
+        add(Severity::Fail, Kind::KeyUsage, detail.into(), ISSUE);
+    } else if cert.usage.is_some_and(|u| !u.enciphers_keys) {
+        // Also of a key that cannot encipher, as one on an elliptic curve.
+        let severity = if owner == Owner::Qemu { Severity::Warn } else { Severity::Fail };
+        let detail = "its key usage lacks key encipherment, without which libvirt 9 and QEMU before its stable releases of December 2025 refuse it";
+        add(severity, Kind::KeyUsage, detail.into(), ISSUE);
     }
     let (may, kind, what) = match role {
         Role::Server => (cert.purpose.is_none_or(|p| p.server), Kind::NotForServer, "server"),
@@ -272,7 +282,7 @@ fn dh_params(owner: Owner, file: &File) -> Option<Finding> {
     let hint = |detail: &str| Some(Finding::new(Severity::Hint, Kind::DhParams, &file.path, detail, REMEDY));
     match &file.content {
         Content::Missing if owner == Owner::Qemu => hint(
-            "is not there: QEMU up to 10 makes parameters anew for each incoming migration, which takes up to a second",
+            "is not there: QEMU 7.2 makes parameters anew for each incoming migration, which takes up to half a second",
         ),
         Content::Missing => None,
         Content::Unreadable(why) => hint(&format!("cannot be read: {why}")),

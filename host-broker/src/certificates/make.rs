@@ -1,7 +1,7 @@
 //! Makes an authority and what it signs. Times and what must be unique come in; keys are drawn by `ring`.
 //!
 //! ECDSA on P-256. Each host has one certificate for both directions, because it is server of migrations to it and client
-//! of those from it. Key usage names key encipherment, which such a key cannot do, because QEMU and libvirt refuse a
+//! of those from it. Key usage names key encipherment, which such a key cannot do, because libvirt and older QEMU refuse a
 //! certificate whose critical key usage does not.
 
 use super::Name;

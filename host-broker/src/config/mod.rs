@@ -94,6 +94,13 @@ impl Host {
         isolated::address_of(self.migrate_uri.as_deref()?)
     }
 
+    /// libvirt reaches it by TLS, with the files in the places that are libvirt's own. TLS is also what it takes where a
+    /// remote URI names no transport; with `pkipath` the files are elsewhere, named as the caller likes.
+    pub fn is_reached_by_tls(&self) -> bool {
+        let scheme = self.libvirt.split_once("://").map_or("", |(scheme, _)| scheme);
+        (scheme.ends_with("+tls") || !scheme.contains('+')) && !self.libvirt.contains("pkipath=")
+    }
+
     /// Of this host's end of a stretched network.
     pub fn tunnel(&self) -> Option<IpAddr> {
         self.address.or_else(|| self.link.map(|l| l.ip())).filter(|ip| !ip.is_unspecified())

@@ -43,14 +43,8 @@ pub fn config(file: &Path, loaded: &Result<Config, ConfigError>) -> Vec<Finding>
 /// What libvirt here needs to reach a host by TLS.
 pub fn certificates(config: &Config, pki: &Path) -> Vec<Finding> {
     const CHECK: &str = "certificate";
-    let uses_tls = |uri: &str| {
-        let scheme = uri.split_once("://").map_or("", |(scheme, _)| scheme);
-        // TLS is also what libvirt takes where a remote URI names no transport.
-        // With `pkipath` the files are elsewhere, named as the caller likes.
-        (scheme.ends_with("+tls") || !scheme.contains('+')) && !uri.contains("pkipath=")
-    };
     let peers: Vec<&str> =
-        config.peers.iter().filter(|p| uses_tls(&p.libvirt)).map(|p| p.name.as_str()).collect();
+        config.peers.iter().filter(|p| p.is_reached_by_tls()).map(|p| p.name.as_str()).collect();
     if peers.is_empty() {
         return Vec::new();
     }
@@ -65,7 +59,7 @@ pub fn certificates(config: &Config, pki: &Path) -> Vec<Finding> {
                 Ok(_) => Finding::fail(
                     CHECK,
                     format!("{shown} is empty, and TLS to {peers} needs it"),
-                    "make and install it: https://libvirt.org/kbase/tlscerts.html",
+                    "make and install it: comsctl tls (docs/encryption.md), or by an authority of yours: https://libvirt.org/kbase/tlscerts.html",
                 ),
                 Err(e) if e.kind() == ErrorKind::PermissionDenied => Finding::warn(
                     CHECK,
@@ -75,7 +69,7 @@ pub fn certificates(config: &Config, pki: &Path) -> Vec<Finding> {
                 Err(e) => Finding::fail(
                     CHECK,
                     format!("{shown}: {e}; TLS to {peers} needs it"),
-                    "make and install it: https://libvirt.org/kbase/tlscerts.html; try: sudo virt-pki-validate",
+                    "make and install it: comsctl tls (docs/encryption.md), or by an authority of yours: https://libvirt.org/kbase/tlscerts.html",
                 ),
             }
         })

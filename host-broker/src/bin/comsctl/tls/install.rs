@@ -194,3 +194,16 @@ fn report(
         out
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_libvirtd_that_cannot_be_told_is_a_reason_and_no_hang() {
+        let begun = Instant::now();
+        let trouble = tell_libvirtd("libvirtd:///system?socket=/nonexistent/admin-sock").unwrap_err();
+        assert!(!trouble.is_empty() && !trouble.contains('\n'), "{trouble:?}");
+        assert!(begun.elapsed() < ADMIN_WITHIN, "{trouble}");
+    }
+}
