@@ -16,6 +16,8 @@ use uuid::Uuid;
 
 /// What was seen counts for so long: some looks may be missed while the host is busy.
 const FRESH: Duration = Duration::from_secs(5);
+/// A move under way is not ended by a broker that stood still itself: so many looks in a row came to nothing.
+const UNANSWERED: u32 = 4;
 /// Somebody has to put it right.
 pub(super) const LINK_AGAIN: Duration = Duration::from_secs(60);
 
@@ -24,6 +26,7 @@ impl Broker {
     pub(super) fn look_at_link(&mut self) {
         let Some(interface) = self.config.migration_interface.clone() else { return };
         let to = self.config.peers.iter().filter_map(Host::migration_address).collect();
+        self.link_asked = self.link_asked.saturating_add(1);
         self.out.push(Action::LookAtLink { interface, to });
     }
 
@@ -32,7 +35,7 @@ impl Broker {
         match result {
             Ok(facts) => {
                 self.migration_link = Some((now.mono, facts));
-                self.link_trouble = None;
+                (self.link_trouble, self.link_asked) = (None, 0);
             }
             Err(why) => self.link_trouble = Some(why),
         }
@@ -116,9 +119,11 @@ impl Broker {
         }
         // A former broker began it, and no look has told yet to whom it goes.
         let Some(there) = there else { return };
-        let Some((fault, to)) = self.link_fault(now, there).filter(|(fault, _)| fault.is_loss()) else {
+        let Some((fault, to)) = self.link_fault(now, there) else { return };
+        let is_only_unseen = matches!(fault, Fault::Unknown { .. }) && self.link_asked < UNANSWERED;
+        if !fault.is_loss() || is_only_unseen {
             return;
-        };
+        }
         let why = fault.text(self.config.migration_interface.as_deref().unwrap_or_default(), to);
         let Some(guest) = self.guests.get_mut(&uuid) else { return };
         if let Move::Running { abort_at, .. } | Move::Unclear { abort_at, .. } = &mut guest.mv {

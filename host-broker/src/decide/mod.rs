@@ -100,9 +100,11 @@ pub struct Broker {
     paused: bool,
     /// What was measured of the ways to other hosts, or why it could not be, and when.
     links: BTreeMap<String, (Duration, Result<LinkFigures, String>)>,
-    /// The migration network as it was seen last, why the latest look failed, and since when it is the configured one.
+    /// The migration network as it was seen last, why the latest look failed; since when it is the configured one.
     migration_link: Option<(Duration, LinkFacts)>,
     link_trouble: Option<String>,
+    /// Looks that were asked for since.
+    link_asked: u32,
     link_since: Duration,
     /// Networks that are stretched for VMs, by the VM.
     stretches: BTreeMap<Uuid, network::Held>,
@@ -179,6 +181,7 @@ impl Broker {
             links: BTreeMap::new(),
             migration_link: None,
             link_trouble: None,
+            link_asked: 0,
             link_since: Duration::ZERO,
             stretches: BTreeMap::new(),
             made: BTreeMap::new(),

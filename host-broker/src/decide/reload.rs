@@ -98,7 +98,8 @@ impl Broker {
         // Another address may be another way.
         self.links.clear();
         if old.migration_interface != self.config.migration_interface || old.peers != self.config.peers {
-            (self.migration_link, self.link_trouble, self.link_since) = (None, None, now.mono);
+            (self.migration_link, self.link_trouble) = (None, None);
+            (self.link_asked, self.link_since) = (0, now.mono);
             self.look_at_link();
         }
         self.out.push(Action::Configure(Box::new(self.config.clone())));

@@ -245,8 +245,22 @@ fn a_change_of_the_configuration_waits_for_the_first_look_and_not_longer() {
     w.move_begins(1);
     let actions = w.event(Event::Reloaded { caller: None, config: Ok(Box::new(isolated())) });
     assert_eq!((looks(&actions), aborts(&actions)), (1, 0));
-    w.pass(4);
-    assert_eq!(aborts(&w.event(Event::Tick)), 0);
-    w.pass(2);
+    for _ in 0..4 {
+        w.pass(1);
+        assert_eq!(aborts(&w.event(Event::Tick)), 0);
+    }
+    w.pass(1);
     assert_eq!(aborts(&w.event(Event::Tick)), 1);
+}
+
+#[test]
+fn a_broker_that_stood_still_looks_again_before_it_ends_anything() {
+    let mut w = source();
+    w.move_begins(1);
+    w.pass(60);
+    assert_eq!(aborts(&w.event(Event::Tick)), 0);
+    assert_eq!(aborts(&see(&mut w, good())), 0);
+    w.pass(60);
+    assert_eq!(aborts(&w.event(Event::Tick)), 0);
+    assert_eq!(aborts(&see(&mut w, without_carrier())), 1);
 }
