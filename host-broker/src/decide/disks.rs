@@ -4,7 +4,7 @@
 //!   way fit, network there ──> Making ──made──> Made ──> ticket, move ──left──> the VM's own (source's copy: policy) ──> forgotten
 //!                                │ refused        │ the move fails
 //!                                v                v
-//!                  denied, nothing is there    Removing ──gone──> forgotten      (again every minute, and an alarm)
+//!                  denied, nothing is there    Removing ──gone──> forgotten      (again and again, and an alarm)
 //! ```
 //! Kept on disk (`disks.json`), so that a broker that is killed leaves nothing behind unseen. What it was still having made
 //! when it was killed, the next one does not remove: it cannot know which of those files are its own. It says where they may
@@ -24,8 +24,10 @@ use coms_protocol::types::{DenyReason, MigrationId};
 use std::time::Duration;
 use uuid::Uuid;
 
-/// Removing that failed is tried again.
+/// Removing that failed is tried again: soon at first, for the destination may still be letting go of the VM, then with an alarm.
+const REMOVE_SOON: Duration = Duration::from_secs(5);
 const REMOVE_AGAIN: Duration = Duration::from_secs(60);
+const TRIES_BEFORE_ALARM: u32 = 3;
 
 /// Images made at a destination, with what need not survive a restart.
 #[derive(Debug)]
@@ -34,12 +36,14 @@ pub(super) struct Held {
     /// This broker has asked for what its stage says, and hears of it.
     asked: bool,
     again_at: Duration,
+    /// How often removing has failed.
+    failures: u32,
 }
 
 impl Held {
     /// Of a former broker.
     pub(super) fn found(made: Made) -> Self {
-        Self { made, asked: false, again_at: Duration::ZERO }
+        Self { made, asked: false, again_at: Duration::ZERO, failures: 0 }
     }
 }
 
@@ -76,7 +80,7 @@ impl Broker {
         let copies = disks.copies;
         let made =
             Made { vm: uuid, domain, migration, host, stage: MadeStage::Making, copies: copies.clone() };
-        self.made.insert(uuid, Held { made, asked: true, again_at: now.mono });
+        self.made.insert(uuid, Held { made, asked: true, again_at: now.mono, failures: 0 });
         // On disk before it begins.
         self.keep_disks();
         self.out.push(Action::MakeDisks { uuid, migration, uri, copies });
@@ -139,7 +143,6 @@ impl Broker {
     fn remove_disks(&mut self, now: Now, uuid: Uuid) {
         let Some(held) = self.made.get_mut(&uuid) else { return };
         let Made { migration, host, copies, .. } = held.made.clone();
-        held.again_at = now.mono + REMOVE_AGAIN;
         let uri = self.config.host(&host).map(|h| h.libvirt.clone());
         held.asked = uri.is_some();
         match uri {
@@ -161,7 +164,9 @@ impl Broker {
         let is_it = |h: &&mut Held| h.made.migration == migration && h.made.stage == MadeStage::Removing;
         let Some(held) = self.made.get_mut(&uuid).filter(is_it) else { return };
         held.asked = false;
-        held.again_at = now.mono + REMOVE_AGAIN;
+        held.failures += u32::from(result.is_err());
+        let often = held.failures >= TRIES_BEFORE_ALARM;
+        held.again_at = now.mono + if often { REMOVE_AGAIN } else { REMOVE_SOON };
         let (host, paths) = (held.made.host.clone(), held.made.paths());
         match result {
             Ok(()) => {
@@ -169,6 +174,13 @@ impl Broker {
                 self.keep_disks();
                 self.settled(Kind::Disks, Some(uuid));
                 self.log(Level::Info, Some(uuid), format!("{migration}: removed again from {host}: {paths}"));
+            }
+            Err(e) if !often => {
+                self.log(
+                    Level::Info,
+                    Some(uuid),
+                    format!("{migration}: not removed from {host} yet: {paths}: {e}"),
+                );
             }
             Err(e) => {
                 let again = REMOVE_AGAIN.as_secs();
@@ -182,7 +194,7 @@ impl Broker {
     }
 
     /// The VM has gone where they are: they are its own now.
-    pub(super) fn disks_left(&mut self, now: Now, uuid: Uuid) {
+    pub(super) fn disks_left(&mut self, uuid: Uuid) {
         let Some(held) = self.made.get_mut(&uuid).filter(|h| h.made.stage == MadeStage::Made) else { return };
         let Made { migration, host, copies, .. } = held.made.clone();
         let paths = held.made.paths();
@@ -190,7 +202,7 @@ impl Broker {
         match uri.filter(|_| self.config.storage.remove_source) {
             Some(uri) => {
                 held.made.stage = MadeStage::Left;
-                (held.asked, held.again_at) = (true, now.mono + REMOVE_AGAIN);
+                held.asked = true;
                 self.out.push(Action::RemoveSource { uuid, migration, uri, copies });
             }
             None => {
@@ -234,7 +246,7 @@ impl Broker {
                     self.keep_disks();
                 }
                 MadeStage::Made => match self.guests.get(&uuid) {
-                    None => self.disks_left(now, uuid),
+                    None => self.disks_left(uuid),
                     // No move is known that they could be for.
                     Some(g) => {
                         let stays = g.domain.state.runs() && !g.domain.job_active && g.foreign.is_none();
@@ -249,7 +261,7 @@ impl Broker {
                     if let Some(held) = self.made.get_mut(&uuid) {
                         held.made.stage = MadeStage::Made;
                     }
-                    self.disks_left(now, uuid);
+                    self.disks_left(uuid);
                 }
                 MadeStage::Making | MadeStage::Removing | MadeStage::Left => {}
             }

@@ -362,7 +362,7 @@ impl Broker {
             self.relieved_at = now.mono;
         }
         self.moved(uuid, now.unix_ms, by);
-        self.disks_left(now, uuid);
+        self.disks_left(uuid);
         if let Some(record) = self.record_mut(migration) {
             record.state = MoveState::Left;
             record.ended_unix_ms = Some(now.unix_ms);
