@@ -56,7 +56,7 @@ pub fn doctor(config: &Config) -> (Vec<doctor::Finding>, bool) {
             Severity::Warn => Status::Warn,
             Severity::Fail => Status::Fail,
         },
-        detail: format!("{} {}", f.file.display(), f.detail),
+        detail: format!("{}: {}", f.file.display(), f.detail),
         remedy: f.remedy,
     });
     (found.collect(), for_libvirt)

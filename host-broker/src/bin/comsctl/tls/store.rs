@@ -48,15 +48,16 @@ impl Store {
         let file = dir.join(STATE);
         let wrong =
             |why: String, right: &str| Failure::refused(format!("{}: {why}; {right}", file.display()));
-        let text = fs::read_to_string(&file).map_err(|e| match e.kind() {
-            ErrorKind::NotFound => wrong(
+        if !file.exists() {
+            return Err(wrong(
                 "no authority is there".into(),
-                "comsctl tls init makes one; elsewhere: --authority DIR",
-            ),
-            ErrorKind::PermissionDenied => wrong(e.to_string(), "as root: sudo comsctl tls …"),
-            _ => wrong(e.to_string(), "it should be a readable file"),
-        })?;
+                "comsctl tls init makes one; elsewhere: --authority DIR; as root?",
+            ));
+        }
+        // Before it is read: what another one is about to write counts.
         let lock = lock(dir)?;
+        let text =
+            fs::read_to_string(&file).map_err(|e| wrong(e.to_string(), "as root: sudo comsctl tls …"))?;
         let state: Authority = serde_json::from_str(&text)
             .map_err(|e| wrong(format!("cannot be read: {e}"), "restore it from your copy"))?;
         if state.format != FORMAT {
