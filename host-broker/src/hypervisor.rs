@@ -4,8 +4,8 @@
 //! turns them into calls. Nothing here is ever shown to a guest.
 
 use crate::network::Interface;
-use std::net::IpAddr;
 use crate::storage::DomainStorage;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use uuid::Uuid;
 

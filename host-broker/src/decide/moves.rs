@@ -390,11 +390,10 @@ impl Broker {
                         end_of(error.as_ref(), *rounds, *time_limit_hit, &self.config.me.libvirt)
                     }
                 };
+                let not_encrypted = matches!(error, Some(HvError::NotEncrypted { .. }));
                 let plan = plan.clone();
                 let end = self.end_for_want_of_link(&plan).unwrap_or(end);
-                if matches!(error, Some(HvError::NotEncrypted { .. }))
-                    && let Some(host) = &plan.destination
-                {
+                if let Some(host) = plan.destination.as_ref().filter(|_| not_encrypted) {
                     self.tls_failed.insert(host.clone(), now.mono);
                 }
                 self.did_not_leave(now, uuid, &plan, end);

@@ -273,6 +273,12 @@ fn an_operators_notice_reaches_agents_that_know_no_terms() {
     assert_eq!(begins_after(&mut w, 50), Some(30));
 }
 
+/// The other host answers, and cannot take it.
+fn nobody() -> Answer {
+    let storage = Ok(Default::default());
+    Answer { host: "h2".into(), can_run: Err("another CPU".into()), has_it: false, storage }
+}
+
 #[test]
 fn an_announced_move_that_is_called_off_is_told_whoever_wanted_it() {
     // The operator's: nobody can take it.
@@ -283,7 +289,7 @@ fn an_announced_move_that_is_called_off_is_told_whoever_wanted_it() {
         uuid: VM,
         migration: notice.migration,
         domain: Ok(Box::new(domain(DomainState::Running { arrived: false }))),
-        answers: vec![Answer { host: "h2".into(), can_run: Err("another CPU".into()), has_it: false }],
+        answers: vec![nobody()],
     });
     assert!(matches!(told(&actions)[..], [HostToGuest::Cancelled(c)] if c.migration == notice.migration));
     // The guest's own.
@@ -295,7 +301,7 @@ fn an_announced_move_that_is_called_off_is_told_whoever_wanted_it() {
         uuid: VM,
         migration: announced(&actions).1.migration,
         domain: Ok(Box::new(domain(DomainState::Running { arrived: false }))),
-        answers: vec![Answer { host: "h2".into(), can_run: Err("another CPU".into()), has_it: false }],
+        answers: vec![nobody()],
     });
     assert!(matches!(told(&actions)[..], [HostToGuest::Denied(_)]), "{actions:?}");
     // Cancelled by whoever wanted it, or by a pause.
