@@ -80,7 +80,7 @@ fn meet(lab: &Lab, guest: &Guest, flags: &[&str], strangers: &[String]) -> Resul
 /// Says something that is no migration, and gives what comes back.
 fn plain(to: &str) -> String {
     format!(
-        "exec 3<>/dev/tcp/{to}/{PORT}; head -c 4096 /dev/zero >&3; timeout 3 head -c 100000 <&3 | wc -c; exec 3>&-"
+        "exec 2>/dev/null 3<>/dev/tcp/{to}/{PORT}; head -c 4096 /dev/zero >&3; timeout 3 head -c 100000 <&3 | wc -c; exec 3>&-"
     )
 }
 

@@ -32,10 +32,18 @@ fn log(stage: &Stage, i: usize) -> String {
     std::fs::read_to_string(stage.host(i).log_dir().join("coms-broker.log")).unwrap_or_default()
 }
 
-/// The broker of the first host has seen it; it looks each second.
-fn wait_until_seen(stage: &Stage, what: &str, times: usize) -> Result<()> {
-    stage.wait(what, 5, || Ok(log(stage, 0).matches(what).count() >= times))
+/// The broker of the first host, which looks each second, says so once more than before.
+fn seen(stage: &Stage, what: &str, change: impl FnOnce() -> Result<()>) -> Result<()> {
+    let times = || log(stage, 0).matches(what).count();
+    let before = times();
+    change()?;
+    stage.wait(what, 15, || Ok(times() > before))
 }
+
+/// What it says when all is well again.
+const OVER: &str = "over: no VM is moved";
+/// A connection's last words come a moment after the outcome.
+const SILENT_AFTER: Duration = Duration::from_secs(3);
 
 #[test]
 fn memory_goes_by_the_migration_network_and_a_link_that_is_down_is_a_refusal() -> Result<()> {
@@ -62,10 +70,10 @@ fn memory_goes_by_the_migration_network_and_a_link_that_is_down_is_a_refusal() -
         ("mig0 has no carrier", |host, whole| Ok(host.set_migration_cable(whole)?)),
         ("without mig0 the kernel would send", |host, whole| isolated::guard(host, whole)),
     ];
-    for (i, (what, set)) in breaks.into_iter().enumerate() {
+    for (what, set) in breaks {
+        std::thread::sleep(SILENT_AFTER);
         let capture = here.capture(PORTS)?;
-        set(here, false)?;
-        wait_until_seen(&stage, what, 1)?;
+        seen(&stage, what, || set(here, false))?;
         let (status, told) = asks(&guest)?;
         assert_eq!((status, &told["reason"]), (1, &Value::from("migration-link-down")), "{what}: {told}");
         assert_eq!(guest.current_host()?.name(), HOSTS[0]);
@@ -75,8 +83,7 @@ fn memory_goes_by_the_migration_network_and_a_link_that_is_down_is_a_refusal() -
         let (status, out, err) = stage.comsctl_raw(0, &["migrate", guest.name()])?;
         assert_ne!(status, 0, "{what}: {out}{err}");
         assert_eq!(passed(&capture)?, (NOTHING, NOTHING), "{what}");
-        set(here, true)?;
-        wait_until_seen(&stage, "over: no VM is moved", i + 1)?;
+        seen(&stage, OVER, || set(here, true))?;
     }
     let (status, told) = asks(&guest)?;
     assert_eq!(status, 0, "{told}\n{}", stage.logs());
@@ -108,8 +115,7 @@ fn lost_in_mid_copy_the_move_ends_and_the_vm_runs_where_it_was() -> Result<()> {
         assert_eq!(here.virsh(&["domstate", guest.name()])?, "running");
         let (own, other) = passed(&capture)?;
         assert!(own.bytes > 3 << 20 && other == NOTHING, "{what}: {own:?} {other:?}");
-        mend(here)?;
-        wait_until_seen(&stage, "over: no VM is moved", i + 1)?;
+        seen(&stage, OVER, || mend(here))?;
         stage.wait("nothing of it at the destination", 20, || {
             Ok(stage.host(1).virsh(&["list", "--all", "--name"])?.is_empty())
         })?;
@@ -151,6 +157,7 @@ fn without_a_guard_and_a_broker_a_whole_vm_goes_by_another_network() -> Result<(
     }
     let back = stage.host(0).migration_ip().to_string();
     let uri = format!("tcp://{back}");
+    std::thread::sleep(SILENT_AFTER);
     let capture = stage.host(1).capture(PORTS)?;
     let refused = guest.migrate_to(HOSTS[0], &["--migrateuri", &uri, "--listen-address", &back]);
     assert!(refused.is_err() && guest.current_host()?.name() == HOSTS[1], "{refused:?}");
