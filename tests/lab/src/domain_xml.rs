@@ -66,6 +66,7 @@ pub(crate) fn domain_xml(config: &GuestConfig, uuid: &str, initrd: &Path) -> Str
   <devices>
     <controller type='usb' model='none'/>
     {disk}
+    {devices}
     <interface type='bridge'>
       <mac address='{mac}'/>
       <source bridge='guests'/>
@@ -81,6 +82,7 @@ pub(crate) fn domain_xml(config: &GuestConfig, uuid: &str, initrd: &Path) -> Str
   {odd_memory}
 </domain>
 "#,
+        devices = config.devices_xml,
         vcpus = config.vcpus,
         memory_mib = config.memory_mib,
         kernel = kernel.display(),

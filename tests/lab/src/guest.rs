@@ -76,6 +76,8 @@ pub struct GuestConfig {
     pub files: Vec<GuestFile>,
     /// What its domain's `<metadata>` contains from the start.
     pub metadata_xml: String,
+    /// More elements of its domain's `<devices>`: disks, a TPM.
+    pub devices_xml: String,
 }
 
 impl Default for GuestConfig {
@@ -97,6 +99,7 @@ impl Default for GuestConfig {
             hog_threads: 0,
             files: Vec::new(),
             metadata_xml: String::new(),
+            devices_xml: String::new(),
         }
     }
 }
