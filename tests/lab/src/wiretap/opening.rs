@@ -38,13 +38,20 @@ pub struct Tls {
 }
 
 impl Opening {
-    /// None: it is not TLS, or it did not get as far as the server's hello.
+    /// None: it is not TLS, or it did not get as far as the server's hello. NBD, by which disks are copied, asks for TLS
+    /// in its own words first.
     pub fn tls(&self) -> Option<Tls> {
-        let client = handshake(&self.said);
-        let server = handshake(&self.answered);
+        let skip = if self.answered.starts_with(NBD_GREETING) { NBD_WORDS } else { (0, 0) };
+        let client = handshake(self.said.get(skip.0..)?);
+        let server = handshake(self.answered.get(skip.1..)?);
         Some(Tls { offered: Words(&client).client_hello()?, chosen: Words(&server).server_hello()? })
     }
 }
+
+const NBD_GREETING: &[u8] = b"NBDMAGICIHAVEOPT";
+/// What the client says before its hello (flags, and the option NBD_OPT_STARTTLS), and the server before its own (greeting,
+/// flags, and the option's acknowledgement), in bytes.
+const NBD_WORDS: (usize, usize) = (4 + 16, 18 + 20);
 
 /// What is known of one direction so far: where in the stream, and what.
 #[derive(Debug, Default)]
@@ -312,6 +319,15 @@ mod tests {
                 let _ = opening(&changed, &said).tls();
             }
         }
+        // As a disk's copy begins.
+        let said = [&[0, 0, 0, 3][..], b"IHAVEOPT", &[0, 0, 0, 5, 0, 0, 0, 0], &said].concat();
+        let acknowledged = [0, 3, 0xe8, 0x89, 4, 0x55, 0x65, 0xa9, 0, 0, 0, 5, 0, 0, 0, 1, 0, 0, 0, 0];
+        let answered = [b"NBDMAGICIHAVEOPT", &[0, 3][..], &acknowledged, &answered].concat();
+        assert_eq!(opening(&said, &answered).tls().map(|tls| tls.chosen), Some(0x0304));
+        for cut in 0..said.len() {
+            assert_eq!(opening(&said[..cut], &answered).tls(), None, "{cut}");
+        }
+        let said = client_hello();
         // TLS 1.2 has no list of versions in the server's hello.
         let old =
             [&[22, 3, 3, 0, 44, 2, 0, 0, 40, 3, 3][..], &[1; 32], &[0, 0xc0, 0x2f, 0], &[0, 0]].concat();
