@@ -184,7 +184,8 @@ impl Authority {
     }
 
     fn generate_key(&self, file: &str) -> Result<()> {
-        self.run(&["--generate-privkey", "--key-type", "ecdsa", "--outfile", file])
+        // libvirtd wants a certificate for key encipherment, which one of an elliptic curve is not.
+        self.run(&["--generate-privkey", "--key-type", "rsa", "--bits", "2048", "--outfile", file])
     }
 
     fn certtool(&self, template_file: &str, template: &str, args: &[&str], certificate: &str) -> Result<()> {
