@@ -28,7 +28,7 @@ use std::time::Instant;
     after_help = "Benches: calls, messages, answers, sessions, footprint, clients, encrypted; all of them without a name.\n\
 How long: COMS_BENCH_PAIRS (40), COMS_BENCH_MESSAGES (10000), COMS_BENCH_MOVES (200), COMS_BENCH_BUSY_MOVES (60),\n\
 COMS_BENCH_SESSIONS (10000), COMS_BENCH_MINUTES (10), COMS_BENCH_ENCRYPTED_PAIRS (30),\n\
-COMS_BENCH_ENCRYPTED_BESIDE (6), COMS_BENCH_ENCRYPTED_MBIT (500), COMS_BENCH_ENCRYPTED_MIB (300).\n\n\
+COMS_BENCH_ENCRYPTED_BESIDE (6), COMS_BENCH_ENCRYPTED_MBIT (500), COMS_BENCH_ENCRYPTED_MIB (256).\n\n\
 Examples:\n  coms-bench\n  coms-bench figures\n  coms-bench calls sessions\n  COMS_BENCH_PAIRS=2 coms-bench calls\n\n\
 Exit status: 0 measured (also where a goal was missed), 1 a bench could not run, 2 wrong usage."
 )]

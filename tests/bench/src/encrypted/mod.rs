@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 /// The link: one that two hosts of one core each, with emulated guests, can fill also while they encrypt.
 const DEFAULTS: Settings =
-    Settings { pairs: 30, beside: 6, link_mbit_s: 500, filled_mib: 300, busy_mbit_s: 100 };
+    Settings { pairs: 30, beside: 6, link_mbit_s: 500, filled_mib: 256, busy_mbit_s: 100 };
 const RAW: &str = "encrypted.raw.json";
 
 /// One move.

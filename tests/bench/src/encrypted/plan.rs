@@ -71,8 +71,9 @@ pub struct Settings {
     pub busy_mbit_s: u32,
 }
 
-/// What is compared in rounds, in whichever order.
-pub const BESIDE: [Case; 8] = {
+/// What is compared in rounds, in whichever order. What does not need a link that is slower than the hosts does without one,
+/// and takes half the time.
+pub const BESIDE: [Case; 7] = {
     const fn case(way: Way, capped: bool) -> Case {
         Case { load: Load::Idle, way, capped }
     }
@@ -82,9 +83,8 @@ pub const BESIDE: [Case; 8] = {
         case(Way::Tls, false),
         case(Way::TlsMultifd, false),
         case(Way::Ssh, false),
+        case(Way::TlsOwnGroup, false),
         case(Way::Ssh, true),
-        case(Way::Tls, true),
-        case(Way::TlsOwnGroup, true),
     ]
 };
 
@@ -117,16 +117,18 @@ pub fn plan(settings: &Settings, random: &mut impl Rng) -> Vec<Step> {
 }
 
 /// What a guest has in memory beside what is filled in.
-const SYSTEM_MIB: f64 = 75.0;
+const SYSTEM_MIB: f64 = 86.0;
+/// What of a link is left for memory.
+const PAYLOAD: f64 = 0.95;
 /// What libvirt and QEMU do before and after, and the rest in between.
-const AROUND_S: f64 = 2.4;
+const AROUND_S: f64 = 3.1;
 /// Memory on an uncapped link, by the slowest way.
-const UNCAPPED_MIB_S: f64 = 150.0;
+const UNCAPPED_MIB_S: f64 = 250.0;
 
 /// About how long these moves take.
 pub fn expected(steps: &[Step], settings: &Settings) -> Duration {
     let mib = settings.filled_mib as f64 + SYSTEM_MIB;
-    let capped_mib_s = f64::from(settings.link_mbit_s) * 1e6 / 8.0 / f64::from(1 << 20);
+    let capped_mib_s = f64::from(settings.link_mbit_s) * PAYLOAD * 1e6 / 8.0 / f64::from(1 << 20);
     let each = |step: &Step| {
         let mib_s = if step.case.capped { capped_mib_s.min(UNCAPPED_MIB_S) } else { UNCAPPED_MIB_S };
         AROUND_S + mib / mib_s

@@ -13,7 +13,7 @@ const MEMORY_MIB: u32 = 512;
 /// The rest is the kernel's, the file system's, and what TCP has under way.
 pub const MOST_FILLED_MIB: usize = 380;
 /// What libvirt and QEMU do after a move is over by then.
-const REST: Duration = Duration::from_millis(700);
+const REST: Duration = Duration::from_millis(500);
 /// By then a stream has found its rate.
 const STREAM_SETTLES: Duration = Duration::from_secs(3);
 const PEER: Ipv4Addr = Ipv4Addr::new(10, 78, 2, 1);
