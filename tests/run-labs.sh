@@ -4,7 +4,7 @@
 # What fails stops nothing else: one run tells all.
 #
 # An entry is a file of tests/story/tests; lab:NAME one of tests/lab/tests; NAME/WORD only those of its tests that have
-# the WORD in their names.
+# the WORD in their names. Named as arguments, only those are played, in lanes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -12,6 +12,8 @@ cd "$(dirname "$0")/.."
 together="random encrypted storage geo_faults fault_table proof certificates geo/it_moves isolated doctor other_language
   mixed_versions lab:cleanup geo/on_one_lan serial notice/foreign happy asked pause access lab:stranger lab:memory lab:two_labs"
 alone="blame geo/forged hostile messages neighbours notice/operators placement plugins lab:migration lab:sites"
+
+if [ $# -gt 0 ]; then chosen=1 alone="" together="$*"; else chosen=""; fi
 
 cargo=${CARGO:-cargo}
 out=$(mktemp -d)
@@ -43,7 +45,7 @@ $cargo run --quiet -p coms-story --bin coms-programs
 
 # A test that no entry names would never be played: of each file the entries' tests are all that it has.
 tests_of() { $cargo test --quiet -p "$1" --test "$2" -- --list ${3:-} 2>/dev/null | grep -c ': test$' || true; }
-for file in tests/lab/tests/*.rs tests/story/tests/*.rs; do
+for file in $([ -n "$chosen" ] || ls tests/lab/tests/*.rs tests/story/tests/*.rs); do
     package=coms-$(cut -d/ -f2 <<<"$file") name=$(basename "$file" .rs) played=0
     for entry in $together $alone; do
         read -r p f word < <(parts "$entry")
@@ -57,8 +59,7 @@ for file in tests/lab/tests/*.rs tests/story/tests/*.rs; do
     fi
 done
 
-$cargo test -p coms-lab --lib --bins
-$cargo test -p coms-story --lib --bins
+[ -n "$chosen" ] || $cargo test -p coms-lab -p coms-story --lib --bins
 for entry in $alone; do play "$entry"; done
 echo $together | tr ' ' '\n' | COMS_LAB_FREE_CPUS=1 xargs -P 3 -I ENTRY bash -c 'play ENTRY'
 
