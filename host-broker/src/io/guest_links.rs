@@ -401,6 +401,7 @@ fn is_news(message: &HostToGuest) -> bool {
     match message {
         HostToGuest::Notice(_)
         | HostToGuest::Terms(_)
+        | HostToGuest::Enforced(_)
         | HostToGuest::Completed(_)
         | HostToGuest::Failed(_)
         | HostToGuest::Cancelled(_) => true,
@@ -415,8 +416,7 @@ fn is_news(message: &HostToGuest) -> bool {
         | HostToGuest::Hosts(_)
         | HostToGuest::RandomStatus(_)
         | HostToGuest::Regions(_)
-        | HostToGuest::Protected(_)
-        | HostToGuest::Enforced(_) => false,
+        | HostToGuest::Protected(_) => false,
     }
 }
 
