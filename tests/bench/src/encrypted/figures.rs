@@ -59,9 +59,13 @@ impl<'a> Pairs<'a> {
     }
 }
 
-/// CPU time of both QEMUs for what was sent.
+/// CPU time of both QEMUs for what was sent; with it that of the destination's start and of the guest.
 fn cpu_s_per_gib(sample: &Sample) -> f64 {
     (sample.cpu_source_s + sample.cpu_destination_s) / (sample.sent_bytes / f64::from(1 << 30))
+}
+
+fn cpu_source_s_per_gib(sample: &Sample) -> f64 {
+    sample.cpu_source_s / (sample.sent_bytes / f64::from(1 << 30))
 }
 
 /// How much of the link both kinds of move used, while most of the memory went.
@@ -115,8 +119,18 @@ fn of_pairs(raw: &Raw, load: Load, found: &mut Vec<Finding>) {
         finding("downtime", &measured, "ms", pairs.difference(downtime_ms), downtime_ms)
             .goal(GOAL_DOWNTIME_MS, Judged::Value),
     );
-    let measured = format!("CPU time of both QEMUs, TLS - plain, {guest}");
-    found.push(finding("cpu", &measured, "s/GiB", pairs.difference(cpu_s_per_gib), cpu_s_per_gib));
+    let [plain, tls] = pairs.both(cpu_s_per_gib).map(|side| percentile(&side, 0.5));
+    let measured =
+        format!("CPU time of both QEMUs from call to end, TLS - plain ({tls:.2} and {plain:.2}), {guest}");
+    let mut cpu = finding("cpu", &measured, "s/GiB", pairs.difference(cpu_s_per_gib), cpu_s_per_gib);
+    for (end, used) in [
+        ("source", cpu_source_s_per_gib as fn(&Sample) -> f64),
+        ("destination", |s| cpu_s_per_gib(s) - cpu_source_s_per_gib(s)),
+    ] {
+        let [plain, tls] = pairs.both(used).map(|side| percentile(&side, 0.5));
+        cpu = cpu.detail(&format!("{end}_plain_p50"), plain).detail(&format!("{end}_tls_p50"), tls);
+    }
+    found.push(cpu);
     let measured = format!("use of the link while most went, the lower of plain and TLS, {guest}, {link}");
     let least = used[0].min(used[1]);
     found.push(
@@ -362,6 +376,11 @@ pub mod tests {
         assert!((downtime.value - 30.0).abs() < 1e-9 && downtime.met == Some(false), "{downtime:?}");
         let cpu = named(&found, "encrypted-cpu-idle");
         assert!((cpu.value - 2.0).abs() < 1e-9, "a second for half a GiB: {cpu:?}");
+        assert!(cpu.what.contains("(5.00 and 3.00)"), "{cpu:?}");
+        assert_eq!(
+            (&cpu.details["source_tls_p50"], &cpu.details["destination_plain_p50"]),
+            (&4.0.into(), &1.0.into())
+        );
     }
 
     #[test]
