@@ -256,7 +256,7 @@ mod tests {
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
         left.sort();
-        assert_eq!(left, ["cacert.pem", "clientcert.pem", "clientkey.pem"]);
+        assert_eq!(left, ["cacert.pem", "clientcert.pem", "clientkey.pem", "dh-params.pem"]);
         fs::remove_dir_all(&dir).unwrap();
         Ok(())
     }
