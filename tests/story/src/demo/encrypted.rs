@@ -41,14 +41,14 @@ pub(super) fn encrypted(screen: &mut Screen) -> Result<Vec<String>> {
     show.events = Some((Follow::start(&outside, &guest, "coms --json watch")?, GuestClock::compare(&guest)?));
 
     screen.phase("1. vm1 moves in the clear, and somebody listens at every interface");
-    let plain = Act { name: "in-the-clear", wish: &["--encryption", "never"], from: 0 };
+    let plain = Act { name: "in-the-clear", wish: &["--encryption", "never"] };
     let plain = plain.play(&mut show, screen, (&stage, &guest, &secret))?;
     show.expect(plain.found >= secret_copies(&secret), "the secret in what a plain move sends");
     show.expect(plain.openings == ["no TLS"], "a plain move that is not TLS");
 
     screen.phase("2. Its owner requires encryption: moves = \"required\" in agent.toml, and a reload");
     show.during(screen, "the host is told", || owner_requires(&stage, &guest))?;
-    let sealed = Act { name: "required", wish: &[], from: 1 };
+    let sealed = Act { name: "required", wish: &[] };
     let sealed = sealed.play(&mut show, screen, (&stage, &guest, &secret))?;
     show.expect(sealed.found == 0, "no trace of the secret in what an encrypted move sends");
     show.expect(sealed.bytes > u64::from(SECRET_MIB) << 20, "an encrypted move that was listened to");
@@ -110,7 +110,6 @@ pub(super) fn encrypted(screen: &mut Screen) -> Result<Vec<String>> {
 struct Act {
     name: &'static str,
     wish: &'static [&'static str],
-    from: usize,
 }
 
 /// What was heard of the first, and how long the others took.
@@ -130,9 +129,8 @@ impl Act {
         screen: &mut Screen,
         (stage, guest, secret): (&Stage, &Guest, &Secret),
     ) -> Result<Heard> {
-        let (_, tapped) = show.during(screen, "vm1 moves", || {
-            tapped(stage, self.name, || moves(stage, guest, 1 - self.from, self.wish))
-        })?;
+        let (_, tapped) = show
+            .during(screen, "vm1 moves", || tapped(stage, self.name, || moves(stage, guest, 1, self.wish)))?;
         let found =
             show.during(screen, "what was heard is searched", || Ok(tapped.occurrences(secret.bytes())?))?;
         let versions = tapped.openings(MIGRATION_PORTS)?.into_iter().map(|opening| match opening.tls() {
@@ -154,7 +152,7 @@ impl Act {
             heard.openings.join(", ")
         ));
         screen.note(&format!("{TIMES} more, not listened to, for the clock"));
-        let mut at = 1 - self.from;
+        let mut at = 1;
         let mut moved = Vec::new();
         for _ in 0..TIMES {
             let told = show.during(screen, "vm1 moves", || moves(stage, guest, 1 - at, self.wish))?;
