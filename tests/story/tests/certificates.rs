@@ -48,7 +48,7 @@ fn with_wrong_certificates_what_must_be_encrypted_stays_and_its_owner_is_told() 
     refused_unread(&stage, &guest, &secret, 1, Papers::OtherAuthority)?;
     give_papers(&stage, 1, Papers::Right)?;
     let (told, heard) = tapped(&stage, "right", || moves(&stage, &guest, 0, &["--encryption", "required"]))?;
-    assert_eq!(told["enforced"]["ram"], "tls", "{told}");
     assert_eq!(heard.occurrences(secret.bytes())?, 0);
+    assert_eq!(told["enforced"]["ram"], "tls", "{told}");
     stage.finish(&[&guest])
 }
