@@ -180,3 +180,18 @@ impl Statistics {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libvirts_figures_are_told_from_those_of_like_names() {
+        let text = "Job type: 3\n\noperation: 6\ntime_elapsed: 6390\ntime_elapsed_net: 6391\ndowntime_net: 4\ndowntime: 301\n\
+                    memory_total: 536879104\nmemory_processed: 405274624\n";
+        let found = Statistics::parse(text).map(|s| (s.job_ms, s.downtime_ms, s.memory_bytes));
+        assert_eq!(found, Ok((6390.0, 301.0, 405_274_624.0)));
+        let missing = Statistics::parse(&text.replace("downtime:", "down:")).err();
+        assert_eq!(missing, Some("downtime"));
+    }
+}
