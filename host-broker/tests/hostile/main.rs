@@ -229,6 +229,11 @@ fn what_a_guest_calls_itself_reaches_the_log_and_comsctl_as_harmless_text() {
         guest.say_hello_as(text);
         guests.push(guest);
     }
+    // All of the harmless ones have said theirs; by a moment later so have the others.
+    let until = Instant::now() + Duration::from_secs(20);
+    while house.agents().len() < 5 && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(50));
+    }
     std::thread::sleep(Duration::from_millis(300));
     let agents = house.agents();
     let log = house.close();

@@ -293,7 +293,10 @@ mod tests {
     #[test]
     fn a_panic_in_a_call_costs_that_call() {
         run(async {
-            let lane = lane(1, true);
+            // What a panic prints, a backtrace perhaps, takes its time.
+            start_event_loop().unwrap();
+            let patient = 20 * LONG;
+            let lane = Lane::new("test", URI, 1, patient, Arc::new(AtomicBool::new(true)));
             let result: Result<(), _> = lane.call("look", |_| panic!("in the call")).await;
             assert!(matches!(result, Err(HvError::Other { .. })));
             assert_eq!(quick(&lane).await, Ok(true));
