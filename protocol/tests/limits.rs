@@ -331,10 +331,10 @@ fn assert_texts_are_checked<M: Message + std::fmt::Debug>(largest: &[M], expecte
 
 #[test]
 fn texts_are_refused_when_longer_or_with_controls() {
-    // A request's eight workloads and its region; in a completion two places of alias and region, sixteen of them in hosts,
-    // and sixteen names of regions.
-    assert_texts_are_checked(&largest_from_guest(), 9);
-    assert_texts_are_checked(&largest_from_host(), 52);
+    // A request's eight workloads and its region, and once more in a request with its level; in a completion two places of
+    // alias and region, sixteen of them in hosts, sixteen names of regions, and a certificate's fingerprint.
+    assert_texts_are_checked(&largest_from_guest(), 18);
+    assert_texts_are_checked(&largest_from_host(), 53);
 }
 
 #[test]
