@@ -15,7 +15,7 @@ B ?=
 help:
 	@echo "make demo        a VM saves itself from noisy neighbours (needs root; < 5 min after building)"
 	@echo "                 S=notice, S=random, S=plugin, S=geo or S=encrypted: other scenarios"
-	@echo "make test        every test, on real libvirt hosts and guests (needs root; about 45 min)"
+	@echo "make test        every test, on real libvirt hosts and guests (needs root; about 40 min)"
 	@echo "make bench       measures what is promised, into target/bench (needs root; about 65 min on a quiet machine)"
 	@echo "make figures     the paper's Figures 3 and 4, from what 'make bench B=encrypted' measured, else after measuring it (25 min)"
 	@echo "make test-quick  the tests that need no root and no VM"
