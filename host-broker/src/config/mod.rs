@@ -258,6 +258,14 @@ pub struct Encryption {
     pub rules: Vec<EncryptionRule>,
 }
 
+impl Encryption {
+    /// The operator wants some move encrypted. What owners want is not known here.
+    pub fn wants_any(&self) -> bool {
+        let levels = std::iter::once(self.default).chain(self.rules.iter().map(|r| r.level));
+        levels.into_iter().any(|level| level != EncryptionLevel::Never)
+    }
+}
+
 /// What holds for some moves, at least; with the level `never` they are not encrypted by TLS, and one that must be is not
 /// made.
 #[derive(Debug, Clone, PartialEq, Eq)]

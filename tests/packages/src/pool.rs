@@ -62,6 +62,7 @@ impl Pool {
         }
         let pool = Pool { lab, machines };
         for machine in &pool.machines {
+            machine.must("chmod 600 /etc/pki/libvirt/private/*.pem")?;
             machine.must("systemctl stop libvirtd; systemctl enable --now libvirtd-tls.socket; systemctl start libvirtd")?;
         }
         for (i, machine) in pool.machines.iter().enumerate() {
@@ -146,7 +147,7 @@ pub fn as_on(i: usize, example: &str) -> String {
 
 fn make_authority(dir: &Path) -> Result<()> {
     std::fs::create_dir_all(dir)?;
-    std::fs::write(dir.join("ca.info"), "cn = coms-lab\nca\ncert_signing_key\nexpiration_days = 7\n")?;
+    std::fs::write(dir.join("ca.info"), "cn = coms-lab\nca\ncert_signing_key\nexpiration_days = 3650\n")?;
     let dir = text(dir);
     must(&[
         "sh",
@@ -162,7 +163,7 @@ fn make_authority(dir: &Path) -> Result<()> {
 fn certify(dir: &Path, name: &str, address: &str) -> Result<()> {
     let template = format!(
         "cn = {name}.example\ndns_name = {name}.example\nip_address = {address}\ntls_www_server\ntls_www_client\n\
-         encryption_key\nsigning_key\nexpiration_days = 7\n"
+         encryption_key\nsigning_key\nexpiration_days = 365\n"
     );
     std::fs::write(dir.join(format!("{name}.info")), template)?;
     let dir = text(dir);

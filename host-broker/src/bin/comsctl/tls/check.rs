@@ -5,7 +5,7 @@ use super::super::doctor::{self, Status};
 use super::super::{Failure, print};
 use super::lines;
 use coms_broker::certificates::installed::Host;
-use coms_broker::certificates::{Severity, fingerprint, receipt};
+use coms_broker::certificates::{Finding, Kind, Severity, fingerprint, receipt};
 use coms_broker::config::Config;
 use serde_json::json;
 use std::path::Path;
@@ -41,17 +41,24 @@ pub fn config(file: &Path) -> Result<Option<Config>, Failure> {
     Config::load(file).map(Some).map_err(|e| Failure::refused(e.to_string()))
 }
 
-/// What doctor says where certificates are installed, and whether libvirt's are among them.
+/// What doctor says where certificates are installed or the operator wants some, and whether libvirt's are among them.
 pub fn doctor(config: &Config) -> (Vec<doctor::Finding>, bool) {
     let host = Host::read(Path::new("/"));
     let for_libvirt = !host.libvirt().is_absent();
-    if host.qemu().is_absent() && !for_libvirt {
+    let wanted = config.encryption.wants_any();
+    let none_for_qemu = host.qemu().is_absent();
+    if none_for_qemu && !for_libvirt && !wanted {
         return (Vec::new(), false);
     }
+    // Nobody has to encrypt. An owner who wants to is refused with that reason.
+    let nobody_wants = |f: &Finding| {
+        none_for_qemu && !wanted && f.kind == Kind::NothingInstalled && f.file.starts_with(&host.qemu_dir)
+    };
     let now_unix_s = jiff::Timestamp::now().as_second();
     let found = host.inspect(Some(config), now_unix_s).into_iter().map(|f| doctor::Finding {
         check: "certificate",
         status: match f.severity {
+            Severity::Fail if nobody_wants(&f) => Status::Ok,
             Severity::Ok | Severity::Hint => Status::Ok,
             Severity::Warn => Status::Warn,
             Severity::Fail => Status::Fail,
