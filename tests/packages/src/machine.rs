@@ -8,6 +8,7 @@
 use super::{Result, Said, run, text};
 use coms_lab::{Host, Lab, Signal, workspace_root};
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -57,6 +58,9 @@ impl Machine {
             let outside = seed.join(inside.trim_start_matches('/'));
             fs::create_dir_all(outside.parent().unwrap_or(&seed))?;
             fs::write(&outside, text)?;
+            // Keys are in such directories.
+            let mode = if inside.contains("/private/") { 0o600 } else { 0o644 };
+            fs::set_permissions(&outside, fs::Permissions::from_mode(mode))?;
             command.arg(format!("--bind-ro={}:{inside}", outside.display()));
         }
         let cgroup = own_cgroup(&format!("coms-lab-{}-{name}-machine", lab.id()))?;

@@ -62,7 +62,6 @@ impl Pool {
         }
         let pool = Pool { lab, machines };
         for machine in &pool.machines {
-            machine.must("chmod 600 /etc/pki/libvirt/private/*.pem")?;
             machine.must("systemctl stop libvirtd; systemctl enable --now libvirtd-tls.socket; systemctl start libvirtd")?;
         }
         for (i, machine) in pool.machines.iter().enumerate() {
