@@ -191,11 +191,6 @@ pub fn bundle(dir: &Path) -> Set {
     host.set(Owner::Bundle, dir)
 }
 
-/// SHA-256 of the server's certificate that QEMU shows on this host, in hexadecimal. None: there is none.
-pub fn server_fingerprint() -> Option<String> {
-    super::fingerprint(Host::read(Path::new("/")).qemu().server.cert.bytes()?)
-}
-
 fn meta(path: &Path) -> Option<Meta> {
     let m = fs::metadata(path).ok()?;
     Some(Meta { uid: m.uid(), gid: m.gid(), mode: m.mode() & 0o7777 })

@@ -5,6 +5,7 @@ use super::*;
 use rcgen::{
     CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, date_time_ymd,
 };
+use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 
 /// 2026-11-22.
 const NOW: i64 = 1_795_305_600;
@@ -328,6 +329,11 @@ fn fingerprint_and_receipt_say_what_is_installed() {
     let shown = fingerprint(of.cert_pem.as_bytes()).unwrap();
     assert!(shown.len() == 64 && shown != fingerprint(one.cert_pem.as_bytes()).unwrap());
     assert_eq!(fingerprint(b"nothing"), None);
+    // Of the certificate itself, whatever stands around it.
+    let der = CertificateDer::from_pem_slice(of.cert_pem.as_bytes()).unwrap();
+    let digest = ring::digest::digest(&ring::digest::SHA256, &der);
+    let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(fingerprint(format!("text before\n{}", of.cert_pem).as_bytes()), Some(hex));
     let both = one.cert_pem.clone() + &two.cert_pem;
     let code = |ca: &str| receipt(ca.as_bytes(), of.cert_pem.as_bytes()).unwrap();
     assert!(code(&one.cert_pem) != code(&both) && code(&both).len() == 16);

@@ -2,9 +2,6 @@
 //! and the fingerprint of the one that others are shown. What is wrong with them `comsctl doctor` finds.
 
 use crate::config::Config;
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
-use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -31,42 +28,23 @@ pub fn installed(dir: &Path) -> Option<String> {
     }
     let mut pem = Vec::new();
     File::open(dir.join("server-cert.pem")).ok()?.take(MOST_BYTES).read_to_end(&mut pem).ok()?;
-    fingerprint(&pem)
-}
-
-/// Of the first certificate: the one that is shown, those behind it vouch for it.
-fn fingerprint(pem: &[u8]) -> Option<String> {
-    let der = CertificateDer::from_pem_slice(pem).ok()?;
-    let digest = ring::digest::digest(&ring::digest::SHA256, &der);
-    Some(digest.as_ref().iter().fold(String::new(), |mut hex, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    }))
+    crate::certificates::fingerprint(&pem)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Three bytes in PEM's clothes: what they mean is not looked at here.
-    const PEM: &str = "text before\n-----BEGIN CERTIFICATE-----\nYWJj\n-----END CERTIFICATE-----\n";
-
-    #[test]
-    fn the_fingerprint_is_sha256_of_the_certificate_itself() {
-        let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-        assert_eq!(fingerprint(PEM.as_bytes()).as_deref(), Some(abc));
-        assert_eq!(fingerprint(b"no certificate"), None);
-    }
-
     #[test]
     fn one_file_that_is_missing_or_empty_is_not_ready() {
         let dir = std::env::temp_dir().join(format!("coms-certificate-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
+        let pem = crate::certificates::make::authority("h1", [1; 16], 1_800_000_000).unwrap().cert_pem;
         for name in FILES {
             assert_eq!(installed(&dir), None, "before {name}");
-            std::fs::write(dir.join(name), PEM).unwrap();
+            std::fs::write(dir.join(name), &pem).unwrap();
         }
+        assert_eq!(installed(&dir), crate::certificates::fingerprint(pem.as_bytes()));
         assert!(installed(&dir).is_some());
         std::fs::write(dir.join("client-key.pem"), "").unwrap();
         assert_eq!(installed(&dir), None);
