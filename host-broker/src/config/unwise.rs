@@ -231,6 +231,10 @@ fn unwise_peer(key: &str, peer: &Host, say: &mut impl FnMut(&str, String, &str))
         let text = format!("whoever answers at {}'s address is believed", peer.name);
         say(&uri_key, text, "take no_verify out and install certificates");
     }
+    if uri.contains("known_hosts_verify=ignore") || uri.contains("known_hosts_verify=auto") {
+        let text = format!("whoever answers at {}'s address is believed, at least the first time", peer.name);
+        say(&uri_key, text, "take known_hosts_verify out and put its key into known_hosts");
+    }
     let host = uri.split_once("://").map_or("", |(_, rest)| rest.split(['/', ':', '?']).next().unwrap_or(""));
     if host == "localhost" || host.starts_with("127.") {
         say(

@@ -387,10 +387,12 @@ impl Broker {
                 let end = match (plan.cancelled_by, time_limit_hit) {
                     (Some(by), false) => End::Cancelled(by),
                     (Some(_), true) | (None, _) => {
-                        end_of(error.as_ref(), *rounds, *time_limit_hit, &self.config.me.libvirt)
+                        let carried = carried(*rounds, &plan.figures);
+                        end_of(error.as_ref(), *rounds, carried, *time_limit_hit, &self.config.me.libvirt)
                     }
                 };
-                let not_encrypted = matches!(error, Some(HvError::NotEncrypted { .. }));
+                let not_encrypted =
+                    matches!(error, Some(HvError::NotEncrypted { .. })) && !carried(*rounds, &plan.figures);
                 let plan = plan.clone();
                 let end = self.end_for_want_of_link(&plan).unwrap_or(end);
                 if let Some(host) = plan.destination.as_ref().filter(|_| not_encrypted) {
@@ -504,7 +506,20 @@ pub(super) enum End {
     Cancelled(Initiator),
 }
 
-fn end_of(error: Option<&HvError>, rounds: u32, time_limit_hit: bool, my_libvirt: &str) -> End {
+/// Whether TLS had come about when it broke. With TLS 1.3 a destination that does not trust the source says so after
+/// the source has begun to send, into sockets' buffers: no more than a few MiB.
+fn carried(rounds: u32, figures: &JobFigures) -> bool {
+    const BUFFERS: u64 = 16 << 20;
+    rounds > 1 || figures.bytes.max(figures.disk_bytes).is_some_and(|bytes| bytes > BUFFERS)
+}
+
+fn end_of(
+    error: Option<&HvError>,
+    rounds: u32,
+    carried: bool,
+    time_limit_hit: bool,
+    my_libvirt: &str,
+) -> End {
     match error {
         _ if time_limit_hit => End::Failed(FailReason::TimeLimit),
         None => End::Failed(FailReason::Unexplained),
@@ -515,15 +530,21 @@ fn end_of(error: Option<&HvError>, rounds: u32, time_limit_hit: bool, my_libvirt
         Some(HvError::Refused { .. } | HvError::RefusedThere { .. }) => {
             End::Failed(FailReason::DestinationRefused)
         }
-        Some(HvError::NotEncrypted { .. }) if rounds == 0 => End::Denied(DenyReason::NotEncryptable),
-        Some(HvError::NotEncrypted { .. }) => End::Failed(FailReason::EncryptionFailed),
+        Some(HvError::NotEncrypted { .. }) if rounds == 0 && !carried => {
+            End::Denied(DenyReason::NotEncryptable)
+        }
+        Some(HvError::NotEncrypted { .. }) if !carried => End::Failed(FailReason::EncryptionFailed),
         Some(HvError::Busy { .. }) if rounds == 0 => End::Denied(DenyReason::Busy),
         // Our own libvirtd went away in the middle, and with it the reason.
         Some(HvError::Unreachable { uri, .. }) if uri == my_libvirt => End::Failed(FailReason::Unexplained),
         Some(HvError::Unreachable { .. }) => End::Failed(FailReason::DestinationLost),
-        Some(HvError::Busy { .. } | HvError::NoDomain { .. } | HvError::Other { .. }) => {
-            End::Failed(FailReason::SourceError)
-        }
+        // Also a line that was lost under TLS: QEMU speaks of the "TLS channel" then.
+        Some(
+            HvError::NotEncrypted { .. }
+            | HvError::Busy { .. }
+            | HvError::NoDomain { .. }
+            | HvError::Other { .. },
+        ) => End::Failed(FailReason::SourceError),
     }
 }
 

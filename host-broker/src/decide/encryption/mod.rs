@@ -86,10 +86,10 @@ pub fn judge(demand: Demand, ends: Ends) -> Result<Channels, String> {
                 return Err("encryption is required, and its broker shows no certificates for QEMU".into());
             }
             match control {
-                Protection::Tls | Protection::Ssh | Protection::Local => Ok(protected(Protection::Tls)),
-                Protection::None | Protection::Plain | Protection::Unknown(_) => {
+                Protection::Tls | Protection::Ssh => Ok(protected(Protection::Tls)),
+                Protection::None | Protection::Local | Protection::Plain | Protection::Unknown(_) => {
                     let why = "encryption is required, and hosts[].libvirt is not encrypted: qemu+tls or qemu+ssh, \
-                               without no_verify";
+                               without no_verify or known_hosts_verify";
                     Err(why.into())
                 }
             }
@@ -97,20 +97,22 @@ pub fn judge(demand: Demand, ends: Ends) -> Result<Channels, String> {
     }
 }
 
-/// What protects a libvirt connection to this URI.
+/// What protects a libvirt connection to this URI of another host.
 pub fn control(uri: &str) -> Protection {
     let (scheme, rest) = uri.split_once("://").unwrap_or((uri, ""));
     let query = rest.split_once('?').map_or("", |(_, query)| query);
     // To whom it leads is not known then, and so neither who listens.
-    let unverified = query.split(['&', ';']).any(|p| {
-        p.split_once('=').is_some_and(|(key, value)| key.eq_ignore_ascii_case("no_verify") && value != "0")
+    let unverified = query.split(['&', ';']).filter_map(|p| p.split_once('=')).any(|(key, value)| {
+        (key.eq_ignore_ascii_case("no_verify") && value != "0")
+            || (key.eq_ignore_ascii_case("known_hosts_verify") && value != "normal")
     });
     match scheme.split_once('+').map(|(_, transport)| transport) {
-        Some("unix") => Protection::Local,
         _ if unverified => Protection::Plain,
         // libvirt's own choice for a remote URI.
         None | Some("tls") => Protection::Tls,
         Some("ssh" | "libssh" | "libssh2") => Protection::Ssh,
+        // Another host's libvirt behind a socket of this one: what carries it there is not known (`unix`), nor what a
+        // command does (`ext`).
         Some(_) => Protection::Plain,
     }
 }
@@ -219,8 +221,7 @@ mod tests {
                 Ok(channels) => {
                     prop_assert_eq!(channels.ram, Protection::Tls);
                     prop_assert!(ends.here && ends.there && !found.forbidden);
-                    let safe = [Protection::Tls, Protection::Ssh, Protection::Local];
-                    prop_assert!(safe.contains(&channels.control));
+                    prop_assert!([Protection::Tls, Protection::Ssh].contains(&channels.control));
                 }
                 Err(why) => prop_assert!(!why.is_empty()),
             }
@@ -291,7 +292,10 @@ mod tests {
             ("qemu+ssh://root@h2/system?keyfile=/k", Protection::Ssh),
             ("qemu+ssh://h2/system?keyfile=/k&no_verify=1", Protection::Plain),
             ("qemu+libssh2://h2/system", Protection::Ssh),
-            ("qemu+unix:///system?socket=/s", Protection::Local),
+            ("qemu+libssh://h2/system?known_hosts=/k&known_hosts_verify=normal", Protection::Ssh),
+            ("qemu+libssh://h2/system?known_hosts_verify=ignore", Protection::Plain),
+            ("qemu+libssh2://h2/system?known_hosts_verify=auto", Protection::Plain),
+            ("qemu+unix:///system?socket=/s", Protection::Plain),
             ("qemu+tcp://h2/system", Protection::Plain),
             ("qemu+ext://h2/system?command=nc", Protection::Plain),
         ] {

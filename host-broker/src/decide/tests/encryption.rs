@@ -138,6 +138,38 @@ fn where_tls_breaks_what_need_not_be_encrypted_goes_without_and_the_rest_tries_a
     assert_eq!(ticket_of(&surveyed(&mut w, &actions)).1.channels, Some(tls()));
 }
 
+/// A line that is lost under TLS is no reason to go without: who can cut it would have everything in the clear next.
+#[test]
+fn a_line_that_breaks_under_tls_weakens_no_later_move() {
+    for (sent, weaker) in [(1 << 20, true), (64 << 20, false)] {
+        let mut w = source(true, true);
+        let actions = ask(&mut w, 1, IfPossible);
+        let (migration, _, _) = ticket_of(&surveyed(&mut w, &actions));
+        w.event(Event::TicketWritten { uuid: VM, migration, result: Ok(()) });
+        w.event(Event::Hypervisor(HvEvent::Iteration { uuid: VM, round: 1 }));
+        let figures = Box::new(JobFigures { bytes: Some(sent), rounds: Some(1), ..JobFigures::default() });
+        w.event(Event::Progress { uuid: VM, migration, figures });
+        let detail = "operation failed: job 'migration out' failed: Cannot write to TLS channel".into();
+        let broke = HvError::NotEncrypted { operation: "migrate", detail };
+        w.event(Event::Returned { uuid: VM, migration, result: Err(broke) });
+        w.actions.clear();
+        w.look(domain(DomainState::Running { arrived: false }));
+        let why = if weaker { FailReason::EncryptionFailed } else { FailReason::SourceError };
+        let ends: Vec<_> = told(&w.actions)
+            .into_iter()
+            .filter_map(|m| if let HostToGuest::Failed(f) = m { Some(f.reason) } else { None })
+            .collect();
+        assert_eq!(ends, [why], "{:?}", w.actions);
+        w.event(Event::TicketCleared { uuid: VM, result: Ok(()) });
+        w.pass(60);
+        signs(&mut w, true, true);
+        let actions = ask(&mut w, 2, IfPossible);
+        let (_, ticket, _) = ticket_of(&surveyed(&mut w, &actions));
+        let next = if weaker { Protection::Plain } else { Protection::Tls };
+        assert_eq!(ticket.channels.map(|c| c.ram), Some(next), "{sent}");
+    }
+}
+
 #[test]
 fn a_plain_control_connection_is_not_encrypted_enough() {
     let mut w = World::source();
