@@ -1,5 +1,6 @@
 //! Moves that must be encrypted, and what stands for that in a domain's metadata.
 
+use super::announce::{announced, attends, begins_after, last_kept, order, restarted};
 use super::*;
 use crate::config::EncryptionRule;
 use crate::seal::{Refused, Seal};
@@ -268,6 +269,39 @@ fn who_joins_a_move_that_is_settled_gets_no_less_than_it_asked_for() {
     let actions = w.ask(1, Wishes::default());
     assert_eq!(denied(&ask(&mut w, 2, Required)), []);
     assert_eq!(ticket_of(&surveyed(&mut w, &actions)).1.channels, Some(tls()));
+}
+
+/// It is told that it is accepted, and says its level no more: what the announcement is kept with must say it.
+#[test]
+fn who_joins_an_announced_move_gets_no_less_from_the_next_broker() {
+    let mut w = attends(60_000, 0);
+    let (_, notice) = announced(&order(&mut w, false, None));
+    let actions = ask(&mut w, 1, Required);
+    let at = |wanted: &dyn Fn(&Action) -> bool| actions.iter().position(wanted);
+    let accepted = |a: &Action| matches!(a, Action::Tell { message: HostToGuest::Accepted(_), .. });
+    let kept = |a: &Action| matches!(a, Action::KeepAnnounced(_));
+    assert!(at(&kept).is_some() && at(&kept) < at(&accepted), "{actions:?}");
+
+    let mut w = restarted(&w);
+    w.event(Event::Domains(Ok(vec![domain(DomainState::Running { arrived: false })])));
+    let actions = w.hello(&[(1, Some(notice.migration.0))]);
+    assert!(told(&actions).iter().any(|m| matches!(m, HostToGuest::Accepted(_))), "{actions:?}");
+    assert!(begins_after(&mut w, 100).is_some());
+    signs(&mut w, true, true);
+    let actions = w.hosts_answer(notice.migration);
+    assert!(
+        find(&actions, |a| matches!(a, Action::WriteTicket { .. })).is_none(),
+        "libvirt by TCP: {actions:?}"
+    );
+    let record = w.broker.records.back().unwrap();
+    assert_eq!(record.reason, Some(DenyReason::NotEncryptable.to_string()));
+
+    // Who joins when its hosts are being asked.
+    let mut w = attends(1000, 0);
+    order(&mut w, false, None);
+    assert!(begins_after(&mut w, 10).is_some());
+    assert_eq!(denied(&ask(&mut w, 1, Required)), []);
+    assert_eq!(last_kept(&w).first().map(|k| k.encryption), Some(Required));
 }
 
 #[test]
