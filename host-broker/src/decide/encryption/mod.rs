@@ -116,6 +116,13 @@ pub fn control(uri: &str) -> Protection {
 }
 
 impl Broker {
+    /// What holds for a move of this guest from here to this host, or for each.
+    fn demanded(&self, uuid: Uuid, to: Option<&str>, wanted: EncryptionLevel) -> Demand {
+        let name = self.guests.get(&uuid).map_or("", |g| g.domain.name.as_str());
+        let way = Way { uuid, name, from: &self.config.me.name, to };
+        demand(&self.config.encryption, way, wanted)
+    }
+
     /// How a move of this guest to this host would be made now, with what its request wants.
     pub(super) fn channels_to(
         &self,
@@ -125,9 +132,7 @@ impl Broker {
         there: &Host,
     ) -> Result<Channels, String> {
         let Some(guest) = self.guests.get(&uuid) else { return Err("the domain is gone".into()) };
-        let way =
-            Way { uuid, name: &guest.domain.name, from: &self.config.me.name, to: Some(there.name.as_str()) };
-        let demand = demand(&self.config.encryption, way, guest.seal.strongest().or(wanted));
+        let demand = self.demanded(uuid, Some(&there.name), guest.seal.strongest().or(wanted));
         let ready = |host: &str| {
             self.hosts.get(host).and_then(|h| h.broker(now.mono)).is_some_and(|mark| mark.tls.is_some())
         };

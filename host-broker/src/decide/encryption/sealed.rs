@@ -5,11 +5,10 @@
 //! is out of there.
 
 use super::super::{Broker, CLEAR_AGAIN};
-use super::{Way, demand};
 use crate::action::{Action, Level};
 use crate::event::Now;
 use crate::hypervisor::{DomainState, HvError};
-use crate::seal::{Seal, Waybill};
+use crate::seal::{Seal, Waybill, is_required};
 use coms_protocol::guest_to_host::Protect;
 use coms_protocol::host_to_guest::Protected;
 use coms_protocol::types::EncryptionLevel;
@@ -72,7 +71,7 @@ impl Broker {
                 Some(Err(e)) => {
                     let (level, wish) = (EncryptionLevel::Required, EncryptionLevel::Required);
                     guest.seal.wish = wish;
-                    guest.seal.there = Some(Seal { level, wish, waybill: None });
+                    guest.seal.there = Some(Seal { level, wish, at: Vec::new(), waybill: None });
                     self.log(
                         Level::Warn,
                         Some(uuid),
@@ -100,28 +99,27 @@ impl Broker {
         self.seal_tick(now, uuid);
     }
 
-    /// What holds for every move of this guest from here, and who demands it.
-    fn standing(&self, uuid: Uuid, wish: EncryptionLevel) -> super::Demand {
-        let name = self.guests.get(&uuid).map_or("", |g| g.domain.name.as_str());
-        let way = Way { uuid, name, from: &self.config.me.name, to: None };
-        demand(&self.config.encryption, way, wish)
+    /// This wish and the operator's rules, for whoever looks at the VM where it arrives.
+    fn seal_of(&self, uuid: Uuid, wish: EncryptionLevel) -> Seal {
+        let level = self.demanded(uuid, None, wish).level;
+        let required = |to: &str| is_required(self.demanded(uuid, Some(to), wish).level);
+        let peers = self.config.peers.iter().map(|p| &p.name);
+        let at = peers.filter(|to| !is_required(level) && required(to)).cloned().collect();
+        Seal { level, wish, at, waybill: None }
     }
 
     /// What should be in the metadata.
     fn wanted_seal(&self, uuid: Uuid) -> Option<Seal> {
-        let wish = self.guests.get(&uuid)?.seal.wish;
-        let level = self.standing(uuid, wish).level;
-        (level != EncryptionLevel::Never).then_some(Seal { level, wish, waybill: None })
+        let seal = self.seal_of(uuid, self.guests.get(&uuid)?.seal.wish);
+        (seal.level != EncryptionLevel::Never || !seal.at.is_empty()).then_some(seal)
     }
 
     /// The seal for an encrypted move to this host, where the VM may not arrive without one. From then on it counts as
     /// being there, so that it is taken back when the move came to nothing.
     pub(in crate::decide) fn seal_for_move(&mut self, now: Now, uuid: Uuid, to: &str) -> Option<String> {
         let guest = self.guests.get(&uuid)?;
-        let strongest = guest.seal.strongest();
-        let level = self.standing(uuid, strongest).level;
-        let mut seal = Seal { level, wish: strongest, waybill: None };
-        if !seal.requires() {
+        let mut seal = self.seal_of(uuid, guest.seal.strongest());
+        if !seal.requires(to) {
             return None;
         }
         let key = self.config.alias_key_file.is_some().then(|| self.aliases.waybill_key());
@@ -165,11 +163,16 @@ impl Broker {
         match result {
             Ok(()) => {
                 let text = match &written {
-                    Some(seal) => format!("its moves are to be encrypted: {}", seal.level),
+                    Some(Seal { level, at, .. }) if at.is_empty() => {
+                        format!("its moves are to be encrypted: {level}")
+                    }
+                    Some(Seal { level, at, .. }) => {
+                        format!("its moves are to be encrypted: {level}; to {}: required", at.join(", "))
+                    }
                     None => "its moves need not be encrypted any more".to_owned(),
                 };
-                let level = |s: &Option<Seal>| s.as_ref().map(|s| s.level);
-                let news = level(&written) != level(&guest.seal.there);
+                let says = |s: &Option<Seal>| s.as_ref().map(|s| (s.level, s.at.clone()));
+                let news = says(&written) != says(&guest.seal.there);
                 guest.seal.there = written;
                 if news {
                     self.log(Level::Info, Some(uuid), text);
@@ -201,7 +204,7 @@ impl Broker {
             return;
         }
         let wish = guest.seal.kept();
-        let found = self.standing(uuid, wish);
+        let found = self.demanded(uuid, None, wish);
         let said = Protected { number: None, level: found.level, by: found.by, wish };
         if number.is_none() && guest.seal.told == Some(said) {
             return;

@@ -90,6 +90,11 @@ fn protected(actions: &[Action]) -> Vec<(Option<u64>, EncryptionLevel, Encryptio
     told(actions).into_iter().filter_map(of).collect()
 }
 
+/// As it is between moves, of a guest's wish.
+fn seal(level: EncryptionLevel) -> Seal {
+    Seal { level, wish: level, at: Vec::new(), waybill: None }
+}
+
 fn tls() -> Channels {
     Channels { ram: Protection::Tls, disk: Protection::None, control: Protection::Tls }
 }
@@ -171,8 +176,8 @@ fn a_standing_wish_is_kept_then_answered_then_obeyed() {
     let mut w = source(true, true);
     let actions = said(&mut w, Protect { number: 5, level: Required });
     assert_eq!(protected(&actions), [(None, Never, Never)], "understood, not kept yet");
-    let seal = Seal { level: Required, wish: Required, waybill: None };
-    assert_eq!(written(&actions), Some(Some(seal.clone())));
+    let wished = seal(Required);
+    assert_eq!(written(&actions), Some(Some(wished.clone())));
     let actions = w.event(Event::SealWritten { uuid: VM, result: Ok(()) });
     assert_eq!(protected(&actions), [(Some(5), Required, Required)]);
 
@@ -195,7 +200,7 @@ fn a_standing_wish_is_kept_then_answered_then_obeyed() {
     assert_eq!(denied(&w.actions), [DenyReason::NotEncryptable], "{:?}", w.actions);
     w.pass(2);
     w.event(Event::Tick);
-    assert_eq!(written(&w.actions), Some(Some(seal)));
+    assert_eq!(written(&w.actions), Some(Some(wished)));
 }
 
 #[test]
@@ -220,8 +225,8 @@ fn a_wish_that_is_taken_back_holds_until_it_is_out_of_the_metadata() {
 #[test]
 fn a_new_broker_reads_what_the_last_one_wrote_and_tells_the_guest() {
     let mut w = World::new("h1", "h2", H1, H2);
-    let seal = Seal { level: Required, wish: Required, waybill: None };
-    w.look(Domain { seal_xml: Some(seal.to_xml()), ..domain(DomainState::Running { arrived: false }) });
+    let wished = seal(Required);
+    w.look(Domain { seal_xml: Some(wished.to_xml()), ..domain(DomainState::Running { arrived: false }) });
     assert_eq!(protected(&w.hello(&[])), [(None, Required, Required)]);
     let actions = w.ask(1, Wishes::default());
     assert_eq!(denied(&surveyed(&mut w, &actions)), [DenyReason::NotEncryptable], "nobody has certificates");
@@ -238,7 +243,7 @@ fn what_the_operator_demands_is_sealed_told_and_taken_back() {
     reconfigure(&mut w, |c| c.encryption.default = Required);
     let actions = w.event(Event::Tick);
     let all = [w.actions.clone(), actions].concat();
-    assert_eq!(written(&all), Some(Some(Seal { level: Required, wish: Never, waybill: None })));
+    assert_eq!(written(&all), Some(Some(Seal { wish: Never, ..seal(Required) })));
     let actions = w.event(Event::SealWritten { uuid: VM, result: Ok(()) });
     let by = |m| if let HostToGuest::Protected(Protected { by, .. }) = m { by } else { None };
     let all = [w.actions.clone(), actions].concat();
@@ -247,6 +252,37 @@ fn what_the_operator_demands_is_sealed_told_and_taken_back() {
     w.actions.clear();
     w.event(Event::Tick);
     assert_eq!(written(&w.actions), Some(None));
+}
+
+/// Rules for hosts and links speak of some moves only: the seal names where to, for moves past the brokers.
+#[test]
+fn what_the_operator_demands_of_a_way_is_in_the_seal_and_moves_that_way_have_a_waybill() {
+    let names = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+    for (hosts, to) in
+        [(names(&["h2"]), names(&[])), (names(&["h1"]), names(&["h2"])), (names(&[]), names(&["h2"]))]
+    {
+        let mut w = source(true, true);
+        let rule = EncryptionRule { guests: Vec::new(), hosts, to, level: Required };
+        reconfigure(&mut w, |c| c.encryption.rules.push(rule));
+        w.event(Event::Tick);
+        let there = Seal { at: names(&["h2"]), ..seal(Never) };
+        assert_eq!(written(&w.actions), Some(Some(there.clone())));
+        assert_eq!(there.admits(None, VM, "h2", w.now.unix_ms), Err(Refused::NoWaybill));
+        w.event(Event::SealWritten { uuid: VM, result: Ok(()) });
+        signs(&mut w, true, true);
+        let actions = w.ask(1, Wishes::default());
+        let (_, ticket, sealed) = ticket_of(&surveyed(&mut w, &actions));
+        assert_eq!(ticket.channels, Some(tls()));
+        assert_eq!(sealed.unwrap().admits(None, VM, "h2", w.now.unix_ms), Ok(()));
+        // By a broker that knows of no such rule any more.
+        let mut w = source(true, true);
+        let here =
+            Domain { seal_xml: Some(there.to_xml()), ..domain(DomainState::Running { arrived: false }) };
+        w.broker.guests.clear();
+        w.actions.clear();
+        w.look(here);
+        assert_eq!(written(&w.actions), Some(None));
+    }
 }
 
 #[test]
@@ -309,8 +345,8 @@ fn where_it_arrives_it_is_told_what_was_enforced_before_the_outcome() {
     let mut w = World::destination();
     signs(&mut w, true, true);
     let arriving_by = Ticket { channels: Some(tls()), ..ticket(&w) };
-    let seal = Seal { level: Required, wish: Required, waybill: None };
-    let with = |state| Domain { seal_xml: Some(seal.to_xml()), ..arriving(arriving_by, state) };
+    let wished = seal(Required);
+    let with = |state| Domain { seal_xml: Some(wished.to_xml()), ..arriving(arriving_by, state) };
     w.look(with(DomainState::Incoming));
     w.event(Event::Hypervisor(HvEvent::Arrived { uuid: VM }));
     w.look(with(DomainState::Running { arrived: true }));
