@@ -131,6 +131,12 @@ impl Broker {
             let denial = Denial::after(DenyReason::MigrationLinkDown, LINK_AGAIN);
             return self.call_off_with_ticket(now, uuid, migration, denial, why);
         }
+        let settled = ticket.channels;
+        if let Err((reason, why)) = self.still_enough(now, uuid, plan.encryption, destination, settled) {
+            self.log(Level::Warn, Some(uuid), format!("{migration}: not sent so: {why}"));
+            let denial = Denial { reason, retry_after_s: Some(5) };
+            return self.call_off_with_ticket(now, uuid, migration, denial, why);
+        }
         let Some(guest) = self.guests.get_mut(&uuid) else { return };
         let limits = &self.config.limits;
         let disks = plan.disks.get(&destination.name);

@@ -15,7 +15,7 @@ use super::Broker;
 use crate::config::{Encryption, Host};
 use crate::event::Now;
 use crate::ticket::Channels;
-use coms_protocol::types::{EncryptionLevel, Initiator, Protection};
+use coms_protocol::types::{DenyReason, EncryptionLevel, Initiator, Protection};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -144,6 +144,24 @@ impl Broker {
             control: control(&there.libvirt),
         };
         judge(demand, ends)
+    }
+
+    /// Writing the ticket takes its time, up to half a minute, and what is demanded may have grown since it was settled.
+    pub(super) fn still_enough(
+        &self,
+        now: Now,
+        uuid: Uuid,
+        wanted: EncryptionLevel,
+        there: &Host,
+        settled: Option<Channels>,
+    ) -> Result<(), (DenyReason, String)> {
+        let found =
+            self.channels_to(now, uuid, wanted, there).map_err(|why| (DenyReason::NotEncryptable, why))?;
+        let tls = |c: Channels| c.ram == Protection::Tls;
+        if tls(found) && !settled.is_some_and(tls) {
+            return Err((DenyReason::Busy, "how it is to be encrypted has changed since its ticket".into()));
+        }
+        Ok(())
     }
 
     /// The certificate that this host's QEMU shows to others.

@@ -340,6 +340,34 @@ fn who_joins_an_announced_move_gets_no_less_from_the_next_broker() {
     assert_eq!(last_kept(&w).first().map(|k| k.encryption), Some(Required));
 }
 
+/// A wish holds from when it is heard, and the ticket may take half a minute to be written.
+#[test]
+fn what_is_demanded_while_the_ticket_is_written_is_obeyed() {
+    for (ready, why) in [(true, DenyReason::Busy), (false, DenyReason::NotEncryptable)] {
+        let begins = || {
+            let mut w = source(true, ready);
+            let actions = w.ask(1, Wishes::default());
+            let (migration, ticket, _) = ticket_of(&surveyed(&mut w, &actions));
+            assert_eq!(ticket.channels.map(|c| c.ram), Some(Protection::Plain));
+            (w, Event::TicketWritten { uuid: VM, migration, result: Ok(()) })
+        };
+        let not_called = |w: &mut World, written: Event| {
+            let actions = w.event(written);
+            assert_eq!(denied(&actions), [why]);
+            assert!(find(&actions, |a| matches!(a, Action::Migrate { .. })).is_none(), "{actions:?}");
+            assert!(find(&actions, |a| matches!(a, Action::ClearTicket { .. })).is_some(), "{actions:?}");
+        };
+        let (mut w, written) = begins();
+        said(&mut w, Protect { number: 5, level: Required });
+        not_called(&mut w, written);
+        // By the operator.
+        let (mut w, written) = begins();
+        reconfigure(&mut w, |c| c.encryption.default = Required);
+        signs(&mut w, true, ready);
+        not_called(&mut w, written);
+    }
+}
+
 #[test]
 fn where_it_arrives_it_is_told_what_was_enforced_before_the_outcome() {
     let mut w = World::destination();
