@@ -12,8 +12,10 @@
 pub(super) mod sealed;
 
 use super::Broker;
+use super::guest::Plan;
 use crate::config::{Encryption, Host};
 use crate::event::Now;
+use crate::seal::is_required;
 use crate::ticket::Channels;
 use coms_protocol::types::{DenyReason, EncryptionLevel, Initiator, Protection};
 use std::time::Duration;
@@ -162,6 +164,12 @@ impl Broker {
             return Err((DenyReason::Busy, "how it is to be encrypted has changed since its ticket".into()));
         }
         Ok(())
+    }
+
+    /// Whether the move that is planned must be encrypted.
+    pub(super) fn must_be_encrypted(&self, uuid: Uuid, plan: &Plan) -> bool {
+        let strongest = self.guests.get(&uuid).map_or(EncryptionLevel::Never, |g| g.seal.strongest());
+        is_required(self.demanded(uuid, plan.destination.as_deref(), strongest.or(plan.encryption)).level)
     }
 
     /// The certificate that this host's QEMU shows to others.

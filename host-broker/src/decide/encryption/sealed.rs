@@ -20,6 +20,9 @@ const WRITE_LIMIT: Duration = Duration::from_secs(40);
 /// A guest that changes its mind all the time costs libvirt a call this often.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
 
+/// A waybill is looked at right after the call; before that, libvirt may wait half a minute for a domain's lock.
+const WAYBILL_LASTS: Duration = Duration::from_secs(60);
+
 /// What the broker holds of one guest's seal.
 #[derive(Debug, Default)]
 pub struct Sealing {
@@ -123,8 +126,8 @@ impl Broker {
             return None;
         }
         let key = self.config.alias_key_file.is_some().then(|| self.aliases.waybill_key());
-        let lasts_ms = u64::try_from(self.config.limits.max_total.as_millis()).unwrap_or(u64::MAX);
-        seal.waybill = Some(Waybill::issue(key.as_ref(), uuid, to, now.unix_ms, lasts_ms));
+        let lasts = WAYBILL_LASTS.min(self.config.limits.max_total).as_millis() as u64;
+        seal.waybill = Some(Waybill::issue(key.as_ref(), uuid, to, now.unix_ms, lasts));
         let xml = seal.to_xml();
         self.guests.get_mut(&uuid)?.seal.there = Some(seal);
         Some(xml)

@@ -368,6 +368,47 @@ fn what_is_demanded_while_the_ticket_is_written_is_obeyed() {
     }
 }
 
+/// It would be let in with the waybill, and told as the ticket has it.
+#[test]
+fn somebody_elses_migration_with_our_waybill_is_aborted_and_no_other() {
+    let busy = |detail: &str| HvError::Busy { operation: "migrate", detail: detail.into() };
+    let rival = || busy("another migration job is already running for domain 'vm1'");
+    let aborted = |actions: &[Action]| find(actions, |a| matches!(a, Action::Abort { .. })).is_some();
+    let job = |job_active| Domain { job_active, ..domain(DomainState::Running { arrived: false }) };
+    for (level, error, expected) in [
+        (Required, rival(), true),
+        (IfPossible, rival(), false),
+        (
+            Required,
+            busy("cannot acquire state change lock (held by agent=remoteDispatchDomainCoreDump)"),
+            false,
+        ),
+    ] {
+        let mut w = source(true, true);
+        said(&mut w, Protect { number: 5, level });
+        w.event(Event::SealWritten { uuid: VM, result: Ok(()) });
+        let actions = w.ask(1, Wishes::default());
+        let (migration, ticket, sealed) = ticket_of(&surveyed(&mut w, &actions));
+        assert_eq!(ticket.channels, Some(tls()));
+        if let Some(waybill) = sealed.and_then(|s| s.waybill) {
+            assert!(waybill.expires_unix_ms - waybill.issued_unix_ms <= 60_000, "{waybill:?}");
+        }
+        w.event(Event::TicketWritten { uuid: VM, migration, result: Ok(()) });
+        let actions = w.event(Event::Returned { uuid: VM, migration, result: Err(error) });
+        assert_eq!(aborted(&actions), expected, "{level} {actions:?}");
+        // libvirt refuses while the job is not quite there: again, until there is none.
+        w.event(Event::Hypervisor(HvEvent::Iteration { uuid: VM, round: u32::from(expected) }));
+        w.look(job(true));
+        w.pass(3);
+        assert_eq!(aborted(&w.event(Event::Tick)), expected, "{level}");
+        w.actions.clear();
+        w.look(job(false));
+        assert_eq!(denied(&w.actions), [DenyReason::Busy]);
+        w.pass(3);
+        assert!(!aborted(&w.event(Event::Tick)));
+    }
+}
+
 #[test]
 fn where_it_arrives_it_is_told_what_was_enforced_before_the_outcome() {
     let mut w = World::destination();
