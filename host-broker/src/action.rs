@@ -114,7 +114,7 @@ pub enum Action {
         uuid: Uuid,
         migration: MigrationId,
         xml: String,
-        /// Written before it, where the VM does not arrive without.
+        /// Written after it, right before the call, where the VM does not arrive without.
         seal: Option<String>,
     },
     ClearTicket {

@@ -1,7 +1,7 @@
 //! What outlives the broker beside the moves' records: announced moves that no ticket tells of yet, and which
 //! domains were here.
 
-use coms_protocol::types::{Initiator, MigrationId, NoticeReason, Technique};
+use coms_protocol::types::{EncryptionLevel, Initiator, MigrationId, NoticeReason, Technique};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -23,6 +23,9 @@ pub struct Kept {
     pub hold_ms: u64,
     pub latest_unix_ms: u64,
     pub postpones: u32,
+    /// What requests that joined it want: they are told that they are accepted, and do not say it again.
+    #[serde(default)]
+    pub encryption: EncryptionLevel,
 }
 
 /// Each domain that was here, by the path of its port, which is another one whenever it comes again. What is here and

@@ -64,7 +64,7 @@ pub fn may_arrive(xml: &[u8], here: impl FnOnce() -> Result<Here, String>) -> Re
     let mut known: Option<Here> = None;
     for node in seals {
         let seal = Seal::from_node(node)?;
-        if !seal.requires() {
+        if seal.requires_nothing() {
             continue;
         }
         if let Some(ask) = here.take() {
@@ -97,7 +97,7 @@ mod tests {
         let key = WaybillKey([1; 32]);
         let vm = Uuid::parse_str(VM).unwrap();
         let waybill = to.map(|to| Waybill::issue(Some(&key), vm, to, NOW, 600_000));
-        Seal { level, wish: level, waybill }
+        Seal { level, wish: level, at: Vec::new(), waybill }
     }
 
     fn ask(xml: &str) -> Result<(), NotSo> {
@@ -115,6 +115,11 @@ mod tests {
         assert_eq!(ask(&xml(&[seal(Required, None)])), Err(NotSo::Refused(Refused::NoWaybill)));
         let elsewhere = ask(&xml(&[seal(Required, Some("h3"))]));
         assert_eq!(elsewhere, Err(NotSo::Refused(Refused::ForAnother("h3".into()))));
+        // A rule of the source's operator for this host, or for another.
+        let at = |host: &str, to| Seal { at: vec![host.into()], ..seal(EncryptionLevel::Never, to) };
+        assert_eq!(ask(&xml(&[at("h2", None)])), Err(NotSo::Refused(Refused::NoWaybill)));
+        assert_eq!(ask(&xml(&[at("h2", Some("h2"))])), Ok(()));
+        assert_eq!(ask(&xml(&[at("h3", None)])), Ok(()));
         // A second seal does not hide the first.
         let two = ask(&xml(&[seal(IfPossible, None), seal(Required, None)]));
         assert_eq!(two, Err(NotSo::Refused(Refused::NoWaybill)));

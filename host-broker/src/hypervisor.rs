@@ -41,6 +41,13 @@ pub enum HvError {
     Other { operation: &'static str, code: i32, domain: i32, detail: String },
 }
 
+impl HvError {
+    /// Turned away because somebody else migrates the domain: a dump or a backup is waited for, and says so after 30 s.
+    pub fn is_another_migration(&self) -> bool {
+        matches!(self, Self::Busy { detail, .. } if detail.contains("another migration job"))
+    }
+}
+
 /// What a domain is doing here, as far as a migration cares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DomainState {

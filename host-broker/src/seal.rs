@@ -3,10 +3,11 @@
 //! (`hook.rs`). Numbers and names of hosts only.
 //!
 //! ```xml
-//! <coms:seal xmlns:coms='urn:coms:seal:1' v='1' level='2' wish='2'
+//! <coms:seal xmlns:coms='urn:coms:seal:1' v='1' level='0' wish='0' at='h2,h3'
 //!   to='h2' issued_unix_ms='…' expires_unix_ms='…' mac='…'/>
 //! ```
-//! `level` holds for every move, `wish` is the part of it that the guest asked for. The rest is the *waybill*: the
+//! `level` holds for every move, `wish` is the part of it that the guest asked for; to the hosts in `at` moves must be
+//! encrypted whatever the level, as the operator's rules for hosts and links want it. The rest is the *waybill*: the
 //! source's broker writes it just before an encrypted move to one host, and takes it back when that failed; where it
 //! succeeded, the destination's does.
 
@@ -28,6 +29,8 @@ pub struct Seal {
     pub level: EncryptionLevel,
     /// The guest's own wish.
     pub wish: EncryptionLevel,
+    /// Hosts to which it is required, where it is not everywhere.
+    pub at: Vec<String>,
     pub waybill: Option<Waybill>,
 }
 
@@ -118,16 +121,26 @@ impl Waybill {
     }
 }
 
+/// Encrypted, or not moved. A level that is not known counts as that.
+pub fn is_required(level: EncryptionLevel) -> bool {
+    match level {
+        EncryptionLevel::Never | EncryptionLevel::IfPossible => false,
+        EncryptionLevel::Required | EncryptionLevel::Unknown(_) => true,
+    }
+}
+
 impl Seal {
-    /// Every move of the VM must be encrypted.
-    pub fn requires(&self) -> bool {
-        match self.level {
-            EncryptionLevel::Never | EncryptionLevel::IfPossible => false,
-            EncryptionLevel::Required | EncryptionLevel::Unknown(_) => true,
-        }
+    /// Every move of the VM to this host must be encrypted.
+    pub fn requires(&self, to: &str) -> bool {
+        is_required(self.level) || self.at.iter().any(|host| host == to)
     }
 
-    /// Whether this VM may arrive here so: anybody's move if nothing is required, else one with a waybill.
+    /// Nothing is to be judged, at whichever host.
+    pub fn requires_nothing(&self) -> bool {
+        !is_required(self.level) && self.at.is_empty()
+    }
+
+    /// Whether this VM may arrive here so: anybody's move if nothing is required here, else one with a waybill.
     pub fn admits(
         &self,
         key: Option<&WaybillKey>,
@@ -135,7 +148,7 @@ impl Seal {
         me: &str,
         now_unix_ms: u64,
     ) -> Result<(), Refused> {
-        if !self.requires() {
+        if !self.requires(me) {
             return Ok(());
         }
         self.waybill.as_ref().ok_or(Refused::NoWaybill)?.admits(key, vm, me, now_unix_ms)
@@ -143,8 +156,11 @@ impl Seal {
 
     pub fn to_xml(&self) -> String {
         let mut out = format!("<seal v='1' level='{}' wish='{}'", self.level.number(), self.wish.number());
+        // A host's name is letters, digits, dots, dashes, underscores; writing to a String cannot fail.
+        if !self.at.is_empty() {
+            let _ = write!(out, " at='{}'", self.at.join(","));
+        }
         if let Some(bill) = &self.waybill {
-            // A host's name is letters, digits, dots, dashes, underscores; writing to a String cannot fail.
             let _ = write!(
                 out,
                 " to='{}' issued_unix_ms='{}' expires_unix_ms='{}'",
@@ -177,6 +193,9 @@ impl Seal {
         if field::<u16>(node, "v")? != 1 {
             return Err(SealError::Field("v"));
         }
+        let at = node.attribute("at").map_or(Some(Vec::new()), |hosts| {
+            hosts.split(',').map(|host| is_host(host).then(|| host.to_owned())).collect()
+        });
         let waybill = match node.attribute("to") {
             None => None,
             Some(to) if is_host(to) => Some(Waybill {
@@ -196,6 +215,7 @@ impl Seal {
         Ok(Self {
             level: EncryptionLevel::from_number(field(node, "level")?),
             wish: EncryptionLevel::from_number(field(node, "wish")?),
+            at: at.ok_or(SealError::Field("at"))?,
             waybill,
         })
     }
@@ -214,17 +234,18 @@ mod tests {
     const NOW: u64 = 1_800_000_000_000;
 
     fn sealed(waybill: Option<Waybill>) -> Seal {
-        Seal { level: EncryptionLevel::Required, wish: EncryptionLevel::Required, waybill }
+        Seal { level: EncryptionLevel::Required, wish: EncryptionLevel::Required, at: Vec::new(), waybill }
     }
 
     proptest! {
         #[test]
         fn reads_back_what_it_wrote(level in 0u16..4, wish in 0u16..4, key: Option<[u8; 32]>,
-                                    to in "[a-z0-9._-]{1,64}", at: u64, lasts in 0u64..1_000_000, with: bool) {
+                                    to in "[a-z0-9._-]{1,64}", at: u64, hosts in prop::collection::vec("[a-z0-9._-]{1,64}", 0..4), lasts in 0u64..1_000_000, with: bool) {
             let key = key.map(WaybillKey);
             let seal = Seal {
                 level: EncryptionLevel::from_number(level),
                 wish: EncryptionLevel::from_number(wish),
+                at: hosts,
                 waybill: with.then(|| Waybill::issue(key.as_ref(), VM, &to, at, lasts)),
             };
             prop_assert_eq!(Seal::from_xml(&seal.to_xml()), Ok(seal));
@@ -263,6 +284,11 @@ mod tests {
         assert_eq!(level(EncryptionLevel::Unknown(9)).admits(None, VM, "h2", NOW), Err(Refused::NoWaybill));
         for weak in [EncryptionLevel::Never, EncryptionLevel::IfPossible] {
             assert_eq!(level(weak).admits(None, VM, "h2", NOW), Ok(()));
+            let at = Seal { at: vec!["h2".into(), "h3".into()], ..level(weak) };
+            assert_eq!(at.admits(None, VM, "h3", NOW), Err(Refused::NoWaybill));
+            assert_eq!(at.admits(None, VM, "h4", NOW), Ok(()));
+            let waybill = Some(Waybill::issue(None, VM, "h3", NOW, 1));
+            assert_eq!(Seal { waybill, ..at }.admits(None, VM, "h3", NOW), Ok(()));
         }
     }
 
@@ -276,6 +302,7 @@ mod tests {
             ("level='2'", "", "level"),
             ("wish='2'", "wish='two'", "wish"),
             ("to='h2'", "to='h 2'", "to"),
+            ("to='h2'", "at='h3,,h4' to='h2'", "at"),
             ("mac='", "mac='x", "mac"),
             ("expires_unix_ms", "expires", "expires_unix_ms"),
         ] {

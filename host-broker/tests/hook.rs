@@ -63,7 +63,9 @@ fn xml(to: Option<&str>, secret: &[u8]) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
     let key = AliasKey::new(secret).waybill_key();
     let waybill = to.map(|to| Waybill::issue(Some(&key), VM, to, now, 60_000));
-    let seal = Seal { level: EncryptionLevel::Required, wish: EncryptionLevel::Required, waybill }.to_xml();
+    let seal =
+        Seal { level: EncryptionLevel::Required, wish: EncryptionLevel::Required, at: Vec::new(), waybill }
+            .to_xml();
     let seal = seal.replacen("<seal", &format!("<coms:seal xmlns:coms='{NAMESPACE}'"), 1);
     format!("<domain type='kvm'><name>vm1</name><uuid>{VM}</uuid><metadata>{seal}</metadata></domain>")
 }

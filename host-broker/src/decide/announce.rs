@@ -21,7 +21,7 @@ use crate::hypervisor::{DomainState, JobFigures};
 use crate::records::{MoveRecord, MoveState, Waits, WaitsFor};
 use coms_protocol::guest_to_host::{Attend, Hold, Postpone, Ready, Veto, Wishes};
 use coms_protocol::host_to_guest::{Accepted, Notice, Progress, Terms, Verdict};
-use coms_protocol::types::{Asked, DenyReason, EncryptionLevel, Initiator, MigrationId, Phase};
+use coms_protocol::types::{Asked, DenyReason, Initiator, MigrationId, Phase};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use uuid::Uuid;
@@ -348,6 +348,12 @@ impl Broker {
     /// Brings what survives a restart up to date, on disk if it changed. A move is kept until its ticket is written.
     pub(super) fn keep_announced(&mut self, now: Now) {
         for guest in self.guests.values_mut() {
+            // May have grown since, also while the hosts are asked.
+            if let Some(plan) = guest.mv.plan_mut()
+                && let Some(kept) = &mut plan.kept
+            {
+                kept.encryption = plan.encryption;
+            }
             let Move::Announced { plan, wait } = &mut guest.mv else { continue };
             if !plan.requests.is_empty() && plan.kept.is_none() {
                 continue;
@@ -372,6 +378,7 @@ impl Broker {
                     hold_ms: ms(wait.hold),
                     latest_unix_ms: at(wait.latest),
                     postpones: wait.postpones,
+                    encryption: plan.encryption,
                 }))
             });
         }
@@ -426,7 +433,7 @@ impl Broker {
             reason: kept.reason,
             expedited: kept.expedited,
             wishes: Wishes::default(),
-            encryption: EncryptionLevel::Never,
+            encryption: kept.encryption,
             technique: kept.technique,
             only: kept.only.clone(),
             wants_relief: false,

@@ -131,6 +131,12 @@ impl Broker {
             let denial = Denial::after(DenyReason::MigrationLinkDown, LINK_AGAIN);
             return self.call_off_with_ticket(now, uuid, migration, denial, why);
         }
+        let settled = ticket.channels;
+        if let Err((reason, why)) = self.still_enough(now, uuid, plan.encryption, destination, settled) {
+            self.log(Level::Warn, Some(uuid), format!("{migration}: not sent so: {why}"));
+            let denial = Denial { reason, retry_after_s: Some(5) };
+            return self.call_off_with_ticket(now, uuid, migration, denial, why);
+        }
         let Some(guest) = self.guests.get_mut(&uuid) else { return };
         let limits = &self.config.limits;
         let disks = plan.disks.get(&destination.name);
@@ -270,9 +276,11 @@ impl Broker {
         let limit = self.config.limits.max_total;
         let Some(guest) = self.guests.get_mut(&uuid) else { return };
         let job_active = guest.domain.job_active;
+        let mut rival = false;
         let (plan, time_limit_hit, abort_at) = match &mut guest.mv {
             Move::Running { plan, time_limit_hit, abort_at, .. } => (plan, time_limit_hit, abort_at),
-            Move::Unclear { plan, time_limit_hit, abort_at, .. } if job_active => {
+            Move::Unclear { plan, time_limit_hit, abort_at, error, .. } if job_active => {
+                rival = error.as_ref().is_some_and(HvError::is_another_migration);
                 (plan, time_limit_hit, abort_at)
             }
             Move::None
@@ -286,7 +294,7 @@ impl Broker {
             return;
         }
         // Again if need be: libvirt refuses while the job is not quite there.
-        if plan.cancelled_by.is_some() || plan.link_lost.is_some() {
+        if plan.cancelled_by.is_some() || plan.link_lost.is_some() || rival {
             *abort_at = now.mono + CANCEL_AGAIN;
             return self.out.push(Action::Abort { uuid });
         }
@@ -306,10 +314,12 @@ impl Broker {
         migration: MigrationId,
         result: Result<(), HvError>,
     ) {
+        let plan = self.guests.get(&uuid).and_then(|g| g.mv.plan()).filter(|p| p.migration == migration);
+        let Some(plan) = plan else { return };
+        // Somebody else's is under way, and goes where it likes with our ticket and waybill; ours is not.
+        let rival =
+            result.as_ref().is_err_and(HvError::is_another_migration) && self.must_be_encrypted(uuid, plan);
         let Some(guest) = self.guests.get_mut(&uuid) else { return };
-        if guest.mv.plan().is_none_or(|p| p.migration != migration) {
-            return;
-        }
         match (result, std::mem::replace(&mut guest.mv, Move::None)) {
             (Ok(()), mv) => {
                 guest.mv = mv;
@@ -323,7 +333,7 @@ impl Broker {
                     error: Some(e.clone()),
                     looked: now.mono,
                     since: now.mono,
-                    abort_at,
+                    abort_at: if rival { now.mono + CANCEL_AGAIN } else { abort_at },
                     asked: None,
                     may_run_there: switching_over,
                     suspended: false,
@@ -332,6 +342,13 @@ impl Broker {
                 if let Some(record) = self.record_mut(migration) {
                     record.state = MoveState::Unclear;
                     record.detail = Some(e.to_string());
+                }
+                if rival {
+                    let text = format!(
+                        "{migration}: it must be encrypted, and somebody past the brokers migrates it: aborted"
+                    );
+                    self.log(Level::Warn, Some(uuid), text);
+                    self.out.push(Action::Abort { uuid });
                 }
                 self.out.push(Action::Look { uuid });
             }
@@ -534,6 +551,8 @@ fn end_of(
             End::Denied(DenyReason::NotEncryptable)
         }
         Some(HvError::NotEncrypted { .. }) if !carried => End::Failed(FailReason::EncryptionFailed),
+        // The rounds are the other's.
+        Some(e) if e.is_another_migration() => End::Denied(DenyReason::Busy),
         Some(HvError::Busy { .. }) if rounds == 0 => End::Denied(DenyReason::Busy),
         // Our own libvirtd went away in the middle, and with it the reason.
         Some(HvError::Unreachable { uri, .. }) if uri == my_libvirt => End::Failed(FailReason::Unexplained),

@@ -59,7 +59,7 @@ impl Broker {
             return self.answer_waiting(uuid);
         }
         if !guest.mv.is_none() {
-            return self.follow(uuid, request.id, encryption);
+            return self.follow(now, uuid, request.id, encryption);
         }
         let (reason, suffers) = match request.reason {
             RequestReason::WorkloadSlow | RequestReason::WorkloadFailing => (NoticeReason::Workload, true),
@@ -100,7 +100,7 @@ impl Broker {
     }
 
     /// A second request while a move is being made: that move answers it too.
-    fn follow(&mut self, uuid: Uuid, request: RequestId, encryption: EncryptionLevel) {
+    fn follow(&mut self, now: Now, uuid: Uuid, request: RequestId, encryption: EncryptionLevel) {
         let Some(guest) = self.guests.get_mut(&uuid) else { return };
         let settled = guest.mv.is_settled();
         let Some(plan) = guest.mv.plan_mut() else { return };
@@ -116,7 +116,10 @@ impl Broker {
                 return self.deny(uuid, request, Denial::new(DenyReason::TooOften));
             }
             plan.requests.push(request);
+            // Before it is accepted: a broker that takes the move up is not told again.
+            self.keep_announced(now);
         }
+        let Some(plan) = self.guests.get(&uuid).and_then(|g| g.mv.plan()) else { return };
         if plan.requests.first() == Some(&request) {
             if plan.accepted {
                 self.tell(uuid, Accepted { request, migration });

@@ -127,13 +127,9 @@ impl Executor {
             }),
             Action::KeepDisks(all) => self.state.keep_disks(&all),
             Action::WriteTicket { uuid, migration, xml, seal } => self.spawn(async move {
-                let sealed = match seal {
-                    Some(seal) => libvirt.set_seal(uuid, Some(seal)).await,
-                    None => Ok(()),
-                };
-                let result = match sealed {
-                    Ok(()) => libvirt.set_ticket(uuid, Some(xml)).await,
-                    Err(e) => Err(e),
+                let result = match (libvirt.set_ticket(uuid, Some(xml)).await, seal) {
+                    (Ok(()), Some(seal)) => libvirt.set_seal(uuid, Some(seal)).await,
+                    (result, _) => result,
                 };
                 Event::TicketWritten { uuid, migration, result }
             }),

@@ -12,10 +12,12 @@
 pub(super) mod sealed;
 
 use super::Broker;
+use super::guest::Plan;
 use crate::config::{Encryption, Host};
 use crate::event::Now;
+use crate::seal::is_required;
 use crate::ticket::Channels;
-use coms_protocol::types::{EncryptionLevel, Initiator, Protection};
+use coms_protocol::types::{DenyReason, EncryptionLevel, Initiator, Protection};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -118,6 +120,13 @@ pub fn control(uri: &str) -> Protection {
 }
 
 impl Broker {
+    /// What holds for a move of this guest from here to this host, or for each.
+    fn demanded(&self, uuid: Uuid, to: Option<&str>, wanted: EncryptionLevel) -> Demand {
+        let name = self.guests.get(&uuid).map_or("", |g| g.domain.name.as_str());
+        let way = Way { uuid, name, from: &self.config.me.name, to };
+        demand(&self.config.encryption, way, wanted)
+    }
+
     /// How a move of this guest to this host would be made now, with what its request wants.
     pub(super) fn channels_to(
         &self,
@@ -127,9 +136,7 @@ impl Broker {
         there: &Host,
     ) -> Result<Channels, String> {
         let Some(guest) = self.guests.get(&uuid) else { return Err("the domain is gone".into()) };
-        let way =
-            Way { uuid, name: &guest.domain.name, from: &self.config.me.name, to: Some(there.name.as_str()) };
-        let demand = demand(&self.config.encryption, way, guest.seal.strongest().or(wanted));
+        let demand = self.demanded(uuid, Some(&there.name), guest.seal.strongest().or(wanted));
         let ready = |host: &str| {
             self.hosts.get(host).and_then(|h| h.broker(now.mono)).is_some_and(|mark| mark.tls.is_some())
         };
@@ -141,6 +148,30 @@ impl Broker {
             control: control(&there.libvirt),
         };
         judge(demand, ends)
+    }
+
+    /// Writing the ticket takes its time, up to half a minute, and what is demanded may have grown since it was settled.
+    pub(super) fn still_enough(
+        &self,
+        now: Now,
+        uuid: Uuid,
+        wanted: EncryptionLevel,
+        there: &Host,
+        settled: Option<Channels>,
+    ) -> Result<(), (DenyReason, String)> {
+        let found =
+            self.channels_to(now, uuid, wanted, there).map_err(|why| (DenyReason::NotEncryptable, why))?;
+        let tls = |c: Channels| c.ram == Protection::Tls;
+        if tls(found) && !settled.is_some_and(tls) {
+            return Err((DenyReason::Busy, "how it is to be encrypted has changed since its ticket".into()));
+        }
+        Ok(())
+    }
+
+    /// Whether the move that is planned must be encrypted.
+    pub(super) fn must_be_encrypted(&self, uuid: Uuid, plan: &Plan) -> bool {
+        let strongest = self.guests.get(&uuid).map_or(EncryptionLevel::Never, |g| g.seal.strongest());
+        is_required(self.demanded(uuid, plan.destination.as_deref(), strongest.or(plan.encryption)).level)
     }
 
     /// The certificate that this host's QEMU shows to others.

@@ -4,12 +4,12 @@
 //! A wish holds from when it is heard, and is answered when it is in the metadata. One that is taken back holds until it
 //! is out of there.
 
+use super::super::guest::Guest;
 use super::super::{Broker, CLEAR_AGAIN};
-use super::{Way, demand};
 use crate::action::{Action, Level};
 use crate::event::Now;
 use crate::hypervisor::{DomainState, HvError};
-use crate::seal::{Seal, Waybill};
+use crate::seal::{Seal, Waybill, is_required};
 use coms_protocol::guest_to_host::Protect;
 use coms_protocol::host_to_guest::Protected;
 use coms_protocol::types::EncryptionLevel;
@@ -20,6 +20,9 @@ use uuid::Uuid;
 const WRITE_LIMIT: Duration = Duration::from_secs(40);
 /// A guest that changes its mind all the time costs libvirt a call this often.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
+
+/// A waybill is looked at right after the call; before that, libvirt may wait half a minute for a domain's lock.
+const WAYBILL_LASTS: Duration = Duration::from_secs(60);
 
 /// What the broker holds of one guest's seal.
 #[derive(Debug, Default)]
@@ -61,27 +64,47 @@ impl Broker {
             guest.seal = Sealing::default();
             return;
         }
+        let (found, unreadable) = match guest.domain.seal_xml.as_deref().map(Seal::from_xml) {
+            None => (None, None),
+            Some(Ok(seal)) => (Some(seal), None),
+            // What it said is lost, and the strongest is safe: the guest says anew what it wishes. It is none that would
+            // be written, so it is written anew.
+            Some(Err(e)) => (
+                Some(Seal {
+                    level: EncryptionLevel::Unknown(u16::MAX),
+                    wish: EncryptionLevel::Required,
+                    at: Vec::new(),
+                    waybill: None,
+                }),
+                Some(e),
+            ),
+        };
         if !std::mem::replace(&mut guest.seal.loaded, true) {
-            match guest.domain.seal_xml.as_deref().map(Seal::from_xml) {
-                None => {}
-                Some(Ok(seal)) => {
-                    guest.seal.wish = guest.seal.wish.or(seal.wish);
-                    guest.seal.there = Some(seal);
-                }
-                // What it said is lost, and the strongest is safe: the guest says anew what it wishes.
-                Some(Err(e)) => {
-                    let (level, wish) = (EncryptionLevel::Required, EncryptionLevel::Required);
-                    guest.seal.wish = wish;
-                    guest.seal.there = Some(Seal { level, wish, waybill: None });
-                    self.log(
-                        Level::Warn,
-                        Some(uuid),
-                        format!("its moves must be encrypted from now on: {e}"),
-                    );
-                }
+            guest.seal.wish = guest.seal.wish.or(found.as_ref().map_or(EncryptionLevel::Never, |s| s.wish));
+            guest.seal.there = found;
+            if let Some(e) = unreadable {
+                let text = format!("its moves must be encrypted from now on: {e}");
+                self.log(Level::Warn, Some(uuid), text);
             }
+        } else if self.seal_rests(uuid)
+            && let Some(guest) = self.guests.get_mut(&uuid)
+            && guest.seal.there != found
+        {
+            // Somebody else's doing, a boot that was not seen, or a change that libvirt made after it was given up. Written
+            // anew, and nobody's wish; a look that is older than the last change costs one more.
+            guest.seal.there = found;
+            self.log(Level::Info, Some(uuid), "its seal is not the one that was written".to_owned());
         }
         self.seal_tick(now, uuid);
+    }
+
+    /// Nothing of it is due or being written, and no move is under way that has a waybill.
+    fn seal_rests(&self, uuid: Uuid) -> bool {
+        let rests = |g: &Guest| {
+            let written = g.seal.writing.is_none() && g.seal.there == self.wanted_seal(uuid);
+            written && g.mv.is_none() && g.came.is_none()
+        };
+        self.guests.get(&uuid).is_some_and(rests)
     }
 
     /// The guest says how well its moves are to be encrypted.
@@ -100,33 +123,32 @@ impl Broker {
         self.seal_tick(now, uuid);
     }
 
-    /// What holds for every move of this guest from here, and who demands it.
-    fn standing(&self, uuid: Uuid, wish: EncryptionLevel) -> super::Demand {
-        let name = self.guests.get(&uuid).map_or("", |g| g.domain.name.as_str());
-        let way = Way { uuid, name, from: &self.config.me.name, to: None };
-        demand(&self.config.encryption, way, wish)
+    /// This wish and the operator's rules, for whoever looks at the VM where it arrives.
+    fn seal_of(&self, uuid: Uuid, wish: EncryptionLevel) -> Seal {
+        let level = self.demanded(uuid, None, wish).level;
+        let required = |to: &str| is_required(self.demanded(uuid, Some(to), wish).level);
+        let peers = self.config.peers.iter().map(|p| &p.name);
+        let at = peers.filter(|to| !is_required(level) && required(to)).cloned().collect();
+        Seal { level, wish, at, waybill: None }
     }
 
     /// What should be in the metadata.
     fn wanted_seal(&self, uuid: Uuid) -> Option<Seal> {
-        let wish = self.guests.get(&uuid)?.seal.wish;
-        let level = self.standing(uuid, wish).level;
-        (level != EncryptionLevel::Never).then_some(Seal { level, wish, waybill: None })
+        let seal = self.seal_of(uuid, self.guests.get(&uuid)?.seal.wish);
+        (seal.level != EncryptionLevel::Never || !seal.at.is_empty()).then_some(seal)
     }
 
     /// The seal for an encrypted move to this host, where the VM may not arrive without one. From then on it counts as
     /// being there, so that it is taken back when the move came to nothing.
     pub(in crate::decide) fn seal_for_move(&mut self, now: Now, uuid: Uuid, to: &str) -> Option<String> {
         let guest = self.guests.get(&uuid)?;
-        let strongest = guest.seal.strongest();
-        let level = self.standing(uuid, strongest).level;
-        let mut seal = Seal { level, wish: strongest, waybill: None };
-        if !seal.requires() {
+        let mut seal = self.seal_of(uuid, guest.seal.strongest());
+        if !seal.requires(to) {
             return None;
         }
         let key = self.config.alias_key_file.is_some().then(|| self.aliases.waybill_key());
-        let lasts_ms = u64::try_from(self.config.limits.max_total.as_millis()).unwrap_or(u64::MAX);
-        seal.waybill = Some(Waybill::issue(key.as_ref(), uuid, to, now.unix_ms, lasts_ms));
+        let lasts = WAYBILL_LASTS.min(self.config.limits.max_total).as_millis() as u64;
+        seal.waybill = Some(Waybill::issue(key.as_ref(), uuid, to, now.unix_ms, lasts));
         let xml = seal.to_xml();
         self.guests.get_mut(&uuid)?.seal.there = Some(seal);
         Some(xml)
@@ -165,11 +187,16 @@ impl Broker {
         match result {
             Ok(()) => {
                 let text = match &written {
-                    Some(seal) => format!("its moves are to be encrypted: {}", seal.level),
+                    Some(Seal { level, at, .. }) if at.is_empty() => {
+                        format!("its moves are to be encrypted: {level}")
+                    }
+                    Some(Seal { level, at, .. }) => {
+                        format!("its moves are to be encrypted: {level}; to {}: required", at.join(", "))
+                    }
                     None => "its moves need not be encrypted any more".to_owned(),
                 };
-                let level = |s: &Option<Seal>| s.as_ref().map(|s| s.level);
-                let news = level(&written) != level(&guest.seal.there);
+                let says = |s: &Option<Seal>| s.as_ref().map(|s| (s.level, s.at.clone()));
+                let news = says(&written) != says(&guest.seal.there);
                 guest.seal.there = written;
                 if news {
                     self.log(Level::Info, Some(uuid), text);
@@ -201,7 +228,7 @@ impl Broker {
             return;
         }
         let wish = guest.seal.kept();
-        let found = self.standing(uuid, wish);
+        let found = self.demanded(uuid, None, wish);
         let said = Protected { number: None, level: found.level, by: found.by, wish };
         if number.is_none() && guest.seal.told == Some(said) {
             return;

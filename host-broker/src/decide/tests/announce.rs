@@ -347,13 +347,13 @@ fn announced_moves_take_no_place_and_wait_for_one() {
     assert!(surveyed(&w.event(Event::Tick)));
 }
 
-fn last_kept(w: &World) -> Vec<Kept> {
+pub(super) fn last_kept(w: &World) -> Vec<Kept> {
     let kept = |a: &Action| if let Action::KeepAnnounced(k) = a { Some(k.clone()) } else { None };
     w.actions.iter().rev().find_map(kept).unwrap_or_default()
 }
 
 /// The same host with a new broker, which has what the former one left on disk.
-fn restarted(w: &World) -> World {
+pub(super) fn restarted(w: &World) -> World {
     let saved = |a: &Action| if let Action::Record(r) = a { Some((**r).clone()) } else { None };
     let past = w.actions.iter().filter_map(saved).collect();
     let mut draws = 1000;

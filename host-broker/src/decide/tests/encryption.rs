@@ -1,5 +1,6 @@
 //! Moves that must be encrypted, and what stands for that in a domain's metadata.
 
+use super::announce::{announced, attends, begins_after, last_kept, order, restarted};
 use super::*;
 use crate::config::EncryptionRule;
 use crate::seal::{Refused, Seal};
@@ -87,6 +88,11 @@ fn written(actions: &[Action]) -> Option<Option<Seal>> {
 fn protected(actions: &[Action]) -> Vec<(Option<u64>, EncryptionLevel, EncryptionLevel)> {
     let of = |m| if let HostToGuest::Protected(p) = m { Some((p.number, p.level, p.wish)) } else { None };
     told(actions).into_iter().filter_map(of).collect()
+}
+
+/// As it is between moves, of a guest's wish.
+fn seal(level: EncryptionLevel) -> Seal {
+    Seal { level, wish: level, at: Vec::new(), waybill: None }
 }
 
 fn tls() -> Channels {
@@ -202,8 +208,8 @@ fn a_standing_wish_is_kept_then_answered_then_obeyed() {
     let mut w = source(true, true);
     let actions = said(&mut w, Protect { number: 5, level: Required });
     assert_eq!(protected(&actions), [(None, Never, Never)], "understood, not kept yet");
-    let seal = Seal { level: Required, wish: Required, waybill: None };
-    assert_eq!(written(&actions), Some(Some(seal.clone())));
+    let wished = seal(Required);
+    assert_eq!(written(&actions), Some(Some(wished.clone())));
     let actions = w.event(Event::SealWritten { uuid: VM, result: Ok(()) });
     assert_eq!(protected(&actions), [(Some(5), Required, Required)]);
 
@@ -226,7 +232,7 @@ fn a_standing_wish_is_kept_then_answered_then_obeyed() {
     assert_eq!(denied(&w.actions), [DenyReason::NotEncryptable], "{:?}", w.actions);
     w.pass(2);
     w.event(Event::Tick);
-    assert_eq!(written(&w.actions), Some(Some(seal)));
+    assert_eq!(written(&w.actions), Some(Some(wished)));
 }
 
 #[test]
@@ -251,8 +257,8 @@ fn a_wish_that_is_taken_back_holds_until_it_is_out_of_the_metadata() {
 #[test]
 fn a_new_broker_reads_what_the_last_one_wrote_and_tells_the_guest() {
     let mut w = World::new("h1", "h2", H1, H2);
-    let seal = Seal { level: Required, wish: Required, waybill: None };
-    w.look(Domain { seal_xml: Some(seal.to_xml()), ..domain(DomainState::Running { arrived: false }) });
+    let wished = seal(Required);
+    w.look(Domain { seal_xml: Some(wished.to_xml()), ..domain(DomainState::Running { arrived: false }) });
     assert_eq!(protected(&w.hello(&[])), [(None, Required, Required)]);
     let actions = w.ask(1, Wishes::default());
     assert_eq!(denied(&surveyed(&mut w, &actions)), [DenyReason::NotEncryptable], "nobody has certificates");
@@ -260,7 +266,33 @@ fn a_new_broker_reads_what_the_last_one_wrote_and_tells_the_guest() {
     // One that cannot be read is the strongest.
     let mut w = World::new("h1", "h2", H1, H2);
     w.look(Domain { seal_xml: Some("<seal/>".into()), ..domain(DomainState::Running { arrived: false }) });
+    assert_eq!(written(&w.actions), Some(Some(seal(Required))));
     assert_eq!(protected(&w.hello(&[])), [(None, Required, Required)]);
+}
+
+/// Another manager's doing, a boot that nobody saw, a change that libvirt made after it was given up.
+#[test]
+fn a_seal_that_is_not_what_was_written_is_written_anew() {
+    let mut w = source(true, true);
+    said(&mut w, Protect { number: 5, level: Required });
+    w.event(Event::SealWritten { uuid: VM, result: Ok(()) });
+    let running = domain(DomainState::Running { arrived: false });
+    let shows = |xml: Option<&str>| Domain { seal_xml: xml.map(str::to_owned), ..running.clone() };
+    let good = seal(Required).to_xml();
+    for found in [None, Some(seal(IfPossible).to_xml()), Some("<seal/>".into())] {
+        w.pass(2);
+        assert_eq!(written(&w.look(shows(found.as_deref()))), Some(Some(seal(Required))), "{found:?}");
+        // An older look comes late.
+        assert_eq!(written(&w.look(shows(found.as_deref()))), None);
+        w.event(Event::SealWritten { uuid: VM, result: Ok(()) });
+        w.pass(2);
+        assert_eq!(written(&w.look(shows(Some(&good)))), None);
+    }
+    // Nobody's wish: one that appears goes.
+    let mut w = source(true, true);
+    assert_eq!(written(&w.look(shows(Some(&good)))), Some(None));
+    w.event(Event::SealWritten { uuid: VM, result: Ok(()) });
+    assert_eq!(protected(&w.hello(&[])), []);
 }
 
 #[test]
@@ -269,7 +301,7 @@ fn what_the_operator_demands_is_sealed_told_and_taken_back() {
     reconfigure(&mut w, |c| c.encryption.default = Required);
     let actions = w.event(Event::Tick);
     let all = [w.actions.clone(), actions].concat();
-    assert_eq!(written(&all), Some(Some(Seal { level: Required, wish: Never, waybill: None })));
+    assert_eq!(written(&all), Some(Some(Seal { wish: Never, ..seal(Required) })));
     let actions = w.event(Event::SealWritten { uuid: VM, result: Ok(()) });
     let by = |m| if let HostToGuest::Protected(Protected { by, .. }) = m { by } else { None };
     let all = [w.actions.clone(), actions].concat();
@@ -278,6 +310,37 @@ fn what_the_operator_demands_is_sealed_told_and_taken_back() {
     w.actions.clear();
     w.event(Event::Tick);
     assert_eq!(written(&w.actions), Some(None));
+}
+
+/// Rules for hosts and links speak of some moves only: the seal names where to, for moves past the brokers.
+#[test]
+fn what_the_operator_demands_of_a_way_is_in_the_seal_and_moves_that_way_have_a_waybill() {
+    let names = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+    for (hosts, to) in
+        [(names(&["h2"]), names(&[])), (names(&["h1"]), names(&["h2"])), (names(&[]), names(&["h2"]))]
+    {
+        let mut w = source(true, true);
+        let rule = EncryptionRule { guests: Vec::new(), hosts, to, level: Required };
+        reconfigure(&mut w, |c| c.encryption.rules.push(rule));
+        w.event(Event::Tick);
+        let there = Seal { at: names(&["h2"]), ..seal(Never) };
+        assert_eq!(written(&w.actions), Some(Some(there.clone())));
+        assert_eq!(there.admits(None, VM, "h2", w.now.unix_ms), Err(Refused::NoWaybill));
+        w.event(Event::SealWritten { uuid: VM, result: Ok(()) });
+        signs(&mut w, true, true);
+        let actions = w.ask(1, Wishes::default());
+        let (_, ticket, sealed) = ticket_of(&surveyed(&mut w, &actions));
+        assert_eq!(ticket.channels, Some(tls()));
+        assert_eq!(sealed.unwrap().admits(None, VM, "h2", w.now.unix_ms), Ok(()));
+        // By a broker that knows of no such rule any more.
+        let mut w = source(true, true);
+        let here =
+            Domain { seal_xml: Some(there.to_xml()), ..domain(DomainState::Running { arrived: false }) };
+        w.broker.guests.clear();
+        w.actions.clear();
+        w.look(here);
+        assert_eq!(written(&w.actions), Some(None));
+    }
 }
 
 #[test]
@@ -302,13 +365,115 @@ fn who_joins_a_move_that_is_settled_gets_no_less_than_it_asked_for() {
     assert_eq!(ticket_of(&surveyed(&mut w, &actions)).1.channels, Some(tls()));
 }
 
+/// It is told that it is accepted, and says its level no more: what the announcement is kept with must say it.
+#[test]
+fn who_joins_an_announced_move_gets_no_less_from_the_next_broker() {
+    let mut w = attends(60_000, 0);
+    let (_, notice) = announced(&order(&mut w, false, None));
+    let actions = ask(&mut w, 1, Required);
+    let at = |wanted: &dyn Fn(&Action) -> bool| actions.iter().position(wanted);
+    let accepted = |a: &Action| matches!(a, Action::Tell { message: HostToGuest::Accepted(_), .. });
+    let kept = |a: &Action| matches!(a, Action::KeepAnnounced(_));
+    assert!(at(&kept).is_some() && at(&kept) < at(&accepted), "{actions:?}");
+
+    let mut w = restarted(&w);
+    w.event(Event::Domains(Ok(vec![domain(DomainState::Running { arrived: false })])));
+    let actions = w.hello(&[(1, Some(notice.migration.0))]);
+    assert!(told(&actions).iter().any(|m| matches!(m, HostToGuest::Accepted(_))), "{actions:?}");
+    assert!(begins_after(&mut w, 100).is_some());
+    signs(&mut w, true, true);
+    let actions = w.hosts_answer(notice.migration);
+    assert!(
+        find(&actions, |a| matches!(a, Action::WriteTicket { .. })).is_none(),
+        "libvirt by TCP: {actions:?}"
+    );
+    let record = w.broker.records.back().unwrap();
+    assert_eq!(record.reason, Some(DenyReason::NotEncryptable.to_string()));
+
+    // Who joins when its hosts are being asked.
+    let mut w = attends(1000, 0);
+    order(&mut w, false, None);
+    assert!(begins_after(&mut w, 10).is_some());
+    assert_eq!(denied(&ask(&mut w, 1, Required)), []);
+    assert_eq!(last_kept(&w).first().map(|k| k.encryption), Some(Required));
+}
+
+/// A wish holds from when it is heard, and the ticket may take half a minute to be written.
+#[test]
+fn what_is_demanded_while_the_ticket_is_written_is_obeyed() {
+    for (ready, why) in [(true, DenyReason::Busy), (false, DenyReason::NotEncryptable)] {
+        let begins = || {
+            let mut w = source(true, ready);
+            let actions = w.ask(1, Wishes::default());
+            let (migration, ticket, _) = ticket_of(&surveyed(&mut w, &actions));
+            assert_eq!(ticket.channels.map(|c| c.ram), Some(Protection::Plain));
+            (w, Event::TicketWritten { uuid: VM, migration, result: Ok(()) })
+        };
+        let not_called = |w: &mut World, written: Event| {
+            let actions = w.event(written);
+            assert_eq!(denied(&actions), [why]);
+            assert!(find(&actions, |a| matches!(a, Action::Migrate { .. })).is_none(), "{actions:?}");
+            assert!(find(&actions, |a| matches!(a, Action::ClearTicket { .. })).is_some(), "{actions:?}");
+        };
+        let (mut w, written) = begins();
+        said(&mut w, Protect { number: 5, level: Required });
+        not_called(&mut w, written);
+        // By the operator.
+        let (mut w, written) = begins();
+        reconfigure(&mut w, |c| c.encryption.default = Required);
+        signs(&mut w, true, ready);
+        not_called(&mut w, written);
+    }
+}
+
+/// It would be let in with the waybill, and told as the ticket has it.
+#[test]
+fn somebody_elses_migration_with_our_waybill_is_aborted_and_no_other() {
+    let busy = |detail: &str| HvError::Busy { operation: "migrate", detail: detail.into() };
+    let rival = || busy("another migration job is already running for domain 'vm1'");
+    let aborted = |actions: &[Action]| find(actions, |a| matches!(a, Action::Abort { .. })).is_some();
+    let job = |job_active| Domain { job_active, ..domain(DomainState::Running { arrived: false }) };
+    for (level, error, expected) in [
+        (Required, rival(), true),
+        (IfPossible, rival(), false),
+        (
+            Required,
+            busy("cannot acquire state change lock (held by agent=remoteDispatchDomainCoreDump)"),
+            false,
+        ),
+    ] {
+        let mut w = source(true, true);
+        said(&mut w, Protect { number: 5, level });
+        w.event(Event::SealWritten { uuid: VM, result: Ok(()) });
+        let actions = w.ask(1, Wishes::default());
+        let (migration, ticket, sealed) = ticket_of(&surveyed(&mut w, &actions));
+        assert_eq!(ticket.channels, Some(tls()));
+        if let Some(waybill) = sealed.and_then(|s| s.waybill) {
+            assert!(waybill.expires_unix_ms - waybill.issued_unix_ms <= 60_000, "{waybill:?}");
+        }
+        w.event(Event::TicketWritten { uuid: VM, migration, result: Ok(()) });
+        let actions = w.event(Event::Returned { uuid: VM, migration, result: Err(error) });
+        assert_eq!(aborted(&actions), expected, "{level} {actions:?}");
+        // libvirt refuses while the job is not quite there: again, until there is none.
+        w.event(Event::Hypervisor(HvEvent::Iteration { uuid: VM, round: u32::from(expected) }));
+        w.look(job(true));
+        w.pass(3);
+        assert_eq!(aborted(&w.event(Event::Tick)), expected, "{level}");
+        w.actions.clear();
+        w.look(job(false));
+        assert_eq!(denied(&w.actions), [DenyReason::Busy]);
+        w.pass(3);
+        assert!(!aborted(&w.event(Event::Tick)));
+    }
+}
+
 #[test]
 fn where_it_arrives_it_is_told_what_was_enforced_before_the_outcome() {
     let mut w = World::destination();
     signs(&mut w, true, true);
     let arriving_by = Ticket { channels: Some(tls()), ..ticket(&w) };
-    let seal = Seal { level: Required, wish: Required, waybill: None };
-    let with = |state| Domain { seal_xml: Some(seal.to_xml()), ..arriving(arriving_by, state) };
+    let wished = seal(Required);
+    let with = |state| Domain { seal_xml: Some(wished.to_xml()), ..arriving(arriving_by, state) };
     w.look(with(DomainState::Incoming));
     w.event(Event::Hypervisor(HvEvent::Arrived { uuid: VM }));
     w.look(with(DomainState::Running { arrived: true }));
