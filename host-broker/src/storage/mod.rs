@@ -41,6 +41,8 @@ pub struct Disk {
     pub target: String,
     pub image: Image,
     pub readonly: bool,
+    /// Other VMs may write to it, too (`<shareable/>`).
+    pub shareable: bool,
     /// What it is an overlay of, nearest first.
     pub chain: Vec<Image>,
     /// libvirt has told where the chain ends.

@@ -1,6 +1,6 @@
 //! Storage pools, and what else of a host a domain's disks and devices need.
 
-use super::calls::{Connection, without_nul};
+use super::calls::{Connection, internal, without_nul};
 use super::errors::Failure;
 use super::xml;
 use crate::hypervisor::{HvError, Needs};
@@ -137,7 +137,7 @@ impl Connection {
         })
     }
 
-    /// Not if this domain is active here: they are in use, or about to be.
+    /// Not if this domain is active here, or another one names them: they are in use, or about to be.
     pub(super) fn remove_images(&self, vm: Uuid, copies: &[Copy]) -> Result<(), HvError> {
         const OP: &str = "remove images";
         let domain = self.there(OP, virt::domain::Domain::lookup_by_uuid(self.raw(), vm))?;
@@ -156,11 +156,42 @@ impl Connection {
                 let detail = format!("the directory of {} is no active storage pool", copy.path);
                 return Err(HvError::Refused { operation: OP, detail });
             };
+            if let Some(other) = self.other_user(OP, vm, &copy.path, pool, name)? {
+                let detail = format!("{} is used by another VM, {other}", copy.path);
+                return Err(HvError::Refused { operation: OP, detail });
+            }
             if let Some(volume) = self.there(OP, StorageVol::lookup_by_name(pool, name))? {
                 volume.delete(0).map_err(self.failed(OP))?;
             }
         }
         Ok(())
+    }
+
+    /// Another domain of this host, running or only defined, that names this file.
+    fn other_user(
+        &self,
+        op: &'static str,
+        vm: Uuid,
+        path: &str,
+        pool: &StoragePool,
+        name: &str,
+    ) -> Result<Option<String>, HvError> {
+        let failed = self.failed(op);
+        let pool = pool.get_name().map_err(&failed)?;
+        for domain in self.raw().list_all_domains(0).map_err(&failed)? {
+            if domain.get_uuid().map_err(&failed)? == vm {
+                continue;
+            }
+            // As it runs, and as it starts next.
+            for kind in [0, sys::VIR_DOMAIN_XML_INACTIVE] {
+                let Some(xml) = self.there(op, domain.get_xml_desc(kind))? else { continue };
+                let named = xml::names(&xml, path, (&pool, name));
+                if named.map_err(|e| internal(op, format!("the XML of another domain: {e}")))? {
+                    return domain.get_name().map(Some).map_err(&failed);
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// What was looked up, or None where libvirt says that there is none, or that it has no such things at all.
@@ -255,6 +286,18 @@ mod tests {
             virt::domain::Domain::lookup_by_name(connection.raw(), "test").unwrap().get_uuid().unwrap();
         let refused = connection.remove_images(runs, &[copy("a.raw")]);
         assert!(matches!(refused, Err(HvError::Refused { .. })), "{refused:?}");
+        // Nor what somebody else uses, be it only defined.
+        let other = format!(
+            "<domain type='test'><name>other</name><memory>1024</memory><os><type>hvm</type></os><devices>\
+             <disk type='file'><source file='{DIR}/a.raw'/><target dev='vda'/></disk></devices></domain>"
+        );
+        let other = virt::domain::Domain::define_xml(connection.raw(), &other).unwrap();
+        let refused = connection.remove_images(vm, &[copy("a.raw")]);
+        assert!(
+            matches!(&refused, Err(HvError::Refused { detail, .. }) if detail.contains("other")),
+            "{refused:?}"
+        );
+        other.undefine().unwrap();
         connection.remove_images(vm, &[copy("a.raw"), copy("never-there.raw")]).unwrap();
         assert_eq!(look(&connection, &copy("a.raw").path).volume, None);
     }
