@@ -8,7 +8,8 @@
 //! ```
 //! Kept on disk (`disks.json`), so that a broker that is killed leaves nothing behind unseen. What it was still having made
 //! when it was killed, the next one does not remove: it cannot know which of those files are its own. It says where they may
-//! be. At both ends nothing is removed that a domain of this identity uses (`io/libvirt/storage.rs`).
+//! be. At both ends nothing is removed that a domain uses, and at a destination nothing of a VM that is known there, running or not
+//! (`io/libvirt/storage.rs`): that is handed to the operator, and not tried again.
 
 use super::Broker;
 use super::admission::Denial;
@@ -19,7 +20,7 @@ use crate::action::{Action, Level};
 use crate::event::Now;
 use crate::hypervisor::HvError;
 use crate::records::MoveState;
-use crate::storage::{Made, MadeStage, MakeError};
+use crate::storage::{Made, MadeStage, MakeError, Removal};
 use coms_protocol::types::{DenyReason, MigrationId};
 use std::time::Duration;
 use uuid::Uuid;
@@ -78,8 +79,8 @@ impl Broker {
             record.state = MoveState::MakingDisks;
         }
         let copies = disks.copies;
-        let made =
-            Made { vm: uuid, domain, migration, host, stage: MadeStage::Making, copies: copies.clone() };
+        let (stage, kept) = (MadeStage::Making, copies.clone());
+        let made = Made { vm: uuid, domain, migration, host, uri: uri.clone(), stage, copies: kept };
         self.made.insert(uuid, Held { made, asked: true, again_at: now.mono, failures: 0 });
         // On disk before it begins.
         self.keep_disks();
@@ -142,16 +143,16 @@ impl Broker {
 
     fn remove_disks(&mut self, now: Now, uuid: Uuid) {
         let Some(held) = self.made.get_mut(&uuid) else { return };
-        let Made { migration, host, copies, .. } = held.made.clone();
-        let uri = self.config.host(&host).map(|h| h.libvirt.clone());
-        held.asked = uri.is_some();
-        match uri {
-            Some(uri) => self.out.push(Action::RemoveDisks { uuid, migration, uri, copies }),
-            None => {
-                self.may_be_left(now, uuid);
-                self.keep_disks();
-            }
+        let Made { migration, host, uri, copies, .. } = held.made.clone();
+        held.asked = self.config.host(&host).is_some_and(|h| h.libvirt == uri);
+        if held.asked {
+            return self.out.push(Action::RemoveDisks { uuid, migration, uri, copies });
         }
+        self.hand_over(
+            now,
+            uuid,
+            "the configuration does not know that host any more, or at another address",
+        );
     }
 
     pub(super) fn disks_removed(
@@ -159,7 +160,7 @@ impl Broker {
         now: Now,
         uuid: Uuid,
         migration: MigrationId,
-        result: Result<(), HvError>,
+        result: Result<Removal, HvError>,
     ) {
         let is_it = |h: &&mut Held| h.made.migration == migration && h.made.stage == MadeStage::Removing;
         let Some(held) = self.made.get_mut(&uuid).filter(is_it) else { return };
@@ -169,7 +170,9 @@ impl Broker {
         held.again_at = now.mono + if often { REMOVE_AGAIN } else { REMOVE_SOON };
         let (host, paths) = (held.made.host.clone(), held.made.paths());
         match result {
-            Ok(()) => {
+            // Asked again, it might be removed right when whoever has them is shut off.
+            Ok(Removal::InUse(who)) => self.hand_over(now, uuid, &who),
+            Ok(Removal::Gone) => {
                 self.made.remove(&uuid);
                 self.keep_disks();
                 self.settled(Kind::Disks, Some(uuid));
@@ -278,6 +281,19 @@ impl Broker {
             held.made.paths()
         );
         self.raise(now, Kind::Disks, Some(uuid), text);
+    }
+
+    /// What becomes of them is the operator's to say.
+    fn hand_over(&mut self, now: Now, uuid: Uuid, why: &str) {
+        let Some(held) = self.made.remove(&uuid) else { return };
+        let Made { migration, domain, host, .. } = &held.made;
+        let text = format!(
+            "{migration} of {domain}: what was made for it on {host} is not removed: {why}: {}; find out which copy of \
+             each disk is the good one, and remove the other by hand",
+            held.made.paths()
+        );
+        self.raise(now, Kind::Disks, Some(uuid), text);
+        self.keep_disks();
     }
 
     fn keep_disks(&mut self) {

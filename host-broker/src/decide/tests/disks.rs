@@ -3,7 +3,7 @@
 use super::*;
 use crate::records::MoveState;
 use crate::storage::{
-    Copy, DomainStorage, Made, MadeStage, MakeError, Pool, Refusal, RefusalKind, Seen, View, Volume,
+    Copy, DomainStorage, Made, MadeStage, MakeError, Pool, Refusal, RefusalKind, Removal, Seen, View, Volume,
 };
 
 const PATH: &str = "/images/vm1.raw";
@@ -111,6 +111,10 @@ fn removes(actions: &[Action]) -> usize {
     actions.iter().filter(|a| matches!(a, Action::RemoveDisks { .. })).count()
 }
 
+fn removed(w: &mut World, migration: MigrationId, result: Result<Removal, HvError>) -> Vec<Action> {
+    w.event(Event::DisksRemoved { uuid: VM, migration, result })
+}
+
 fn failed(w: &mut World, migration: MigrationId) -> Vec<Action> {
     w.event(Event::Returned { uuid: VM, migration, result: Err(other_error()) });
     w.look(with_disk())
@@ -182,13 +186,34 @@ fn a_move_that_fails_leaves_no_image_behind() {
         removes(&w.event(Event::Tick))
     };
     for soon in [true, true, false] {
-        w.event(Event::DisksRemoved { uuid: VM, migration, result: Err(other_error()) });
+        removed(&mut w, migration, Err(other_error()));
         assert_eq!((again(&mut w, 3), again(&mut w, 2)), (0, usize::from(soon)));
     }
     assert_eq!((alarms(&w), w.broker.alarms.len()), (1, 1));
     assert_eq!((again(&mut w, 30), again(&mut w, 31), again(&mut w, 1)), (0, 1, 0));
-    let actions = w.event(Event::DisksRemoved { uuid: VM, migration, result: Ok(()) });
+    let actions = removed(&mut w, migration, Ok(Removal::Gone));
     assert!(kept(&actions).is_empty() && w.broker.alarms.is_empty());
+}
+
+#[test]
+fn what_a_vm_has_there_is_not_removed_later_either() {
+    let mut w = source("");
+    let migration = running(&mut w);
+    assert_eq!(removes(&failed(&mut w, migration)), 1);
+    let actions = removed(&mut w, migration, Ok(Removal::InUse("the VM itself is there".into())));
+    assert!(kept(&actions).is_empty() && alarms(&w) == 1, "the operator's from now on: {actions:?}");
+    // When it is shut off there, its disks are still its own.
+    w.pass(61);
+    assert_eq!(removes(&w.event(Event::Tick)), 0);
+}
+
+#[test]
+fn another_machine_under_the_same_name_is_not_asked_to_remove_anything() {
+    let mut w = world("", former(MadeStage::Removing));
+    w.broker.config.peers[0].libvirt = "qemu+tcp://h2-new/system".into();
+    w.pass(1);
+    let actions = w.event(Event::Tick);
+    assert_eq!((removes(&actions), alarms(&w), kept(&actions).len()), (0, 1, 0));
 }
 
 #[test]
@@ -215,7 +240,7 @@ fn what_is_made_for_a_move_that_nobody_wants_any_more_goes_again() {
     let actions = made(&mut w, migration);
     assert_eq!(removes(&actions), 1);
     assert!(find(&actions, |a| matches!(a, Action::WriteTicket { .. })).is_none());
-    w.event(Event::DisksRemoved { uuid: VM, migration, result: Ok(()) });
+    removed(&mut w, migration, Ok(Removal::Gone));
 
     // The same when it took so long that the move was given up.
     let (migration, _) = making(&mut w, 2);
@@ -258,8 +283,8 @@ fn former(stage: MadeStage) -> Vec<Made> {
         needs_bytes: GIB,
         base: None,
     };
-    let (migration, host) = (MigrationId(77), "h2".into());
-    vec![Made { vm: VM, domain: "vm1".into(), migration, host, stage, copies: vec![copy] }]
+    let (migration, host, uri) = (MigrationId(77), "h2".into(), "qemu+tcp://h2/system".into());
+    vec![Made { vm: VM, domain: "vm1".into(), migration, host, uri, stage, copies: vec![copy] }]
 }
 
 #[test]
