@@ -187,7 +187,9 @@ pub enum LinkEvent {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Elsewhere {
     No,
-    /// In whatever state but running.
+    /// It is being received there, which may still fail.
+    Coming,
+    /// In whatever other state but running.
     Yes,
     Runs,
     /// For the operator.

@@ -329,7 +329,10 @@ impl Broker {
             HvEvent::ArrivedPostCopy { .. } => {}
             HvEvent::SwitchingOver { uuid } => self.switching_over(now, uuid),
             HvEvent::Left { uuid } => self.left(now, uuid),
-            HvEvent::Gone { uuid } => self.out.push(Action::Look { uuid }),
+            HvEvent::Gone { uuid } => {
+                self.disks_of_ended(uuid);
+                self.out.push(Action::Look { uuid });
+            }
             HvEvent::Iteration { uuid, round } => self.iteration(now, uuid, round),
             HvEvent::JobCompleted { uuid, figures } => self.job_completed(uuid, &figures),
         }

@@ -15,7 +15,7 @@ use super::step;
 use crate::action::{Action, Level};
 use crate::config::{Config, ConfigError};
 use crate::event::{Answer, Elsewhere, Event};
-use crate::hypervisor::{HvError, JobFigures, Mark, MigrateSpec, Needs};
+use crate::hypervisor::{DomainState, HvError, JobFigures, Mark, MigrateSpec, Needs};
 use crate::storage::Question;
 use coms_protocol::types::MigrationId;
 use std::path::{Path, PathBuf};
@@ -169,6 +169,7 @@ impl Executor {
                     let answer = match libvirt.domain_on(&uri, uuid).await {
                         Ok(None) => Elsewhere::No,
                         Ok(Some(state)) if state.runs() => Elsewhere::Runs,
+                        Ok(Some(DomainState::Incoming)) => Elsewhere::Coming,
                         Ok(Some(_)) => Elsewhere::Yes,
                         Err(e) => Elsewhere::NoAnswer(e.to_string()),
                     };
