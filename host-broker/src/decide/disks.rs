@@ -89,7 +89,7 @@ impl Broker {
         let (stage, kept) = (MadeStage::Making, copies.clone());
         let made = Made { vm: uuid, domain, migration, host, uri: uri.clone(), stage, copies: kept };
         self.made.insert(uuid, Held { asked: true, ..Held::found(made) });
-        // On disk before it begins.
+        // On disk before it begins, or it does not (`io/execute.rs`).
         self.keep_disks();
         self.out.push(Action::MakeDisks { uuid, migration, uri, copies });
     }
@@ -320,6 +320,9 @@ impl Broker {
 
     /// What a former broker had begun, and what could not be removed.
     pub(super) fn disks_tick(&mut self, now: Now) {
+        if let Some(why) = self.made_unread.take() {
+            self.raise(now, Kind::Disks, None, why);
+        }
         if !self.listed {
             return;
         }

@@ -31,7 +31,7 @@ fn world(more: &str, former: Vec<Made>) -> World {
          [storage]\ncopy = true\n{more}\n"
     );
     w.broker.config = Config::parse(Path::new("broker.toml"), &text).unwrap();
-    w.broker = w.broker.with_disks(former);
+    w.broker = w.broker.with_disks(former, None);
     w
 }
 
@@ -408,6 +408,16 @@ fn the_next_broker_removes_what_surely_was_made_and_says_what_may_have_been() {
     assert_eq!(removes(&actions), 1);
     let (actions, w) = tick(MadeStage::Making, "", true);
     assert_eq!((removes(&actions), alarms(&w), kept(&actions).len()), (0, 1, 0));
+}
+
+#[test]
+fn a_note_of_images_that_cannot_be_read_is_an_alarm() {
+    let mut w = source("");
+    w.broker = w.broker.with_disks(Vec::new(), Some("disks.json: torn".into()));
+    for _ in 0..2 {
+        w.event(Event::Tick);
+    }
+    assert_eq!((alarms(&w), w.broker.alarms.len()), (1, 1));
 }
 
 #[test]
