@@ -94,7 +94,7 @@ pub enum Action {
         uri: String,
         copies: Vec<Copy>,
     },
-    /// Remove them there again, unless this domain runs there. Answered by `Event::DisksRemoved`.
+    /// Remove them there again, unless a domain there has them. Answered by `Event::DisksRemoved`.
     RemoveDisks {
         uuid: Uuid,
         migration: MigrationId,

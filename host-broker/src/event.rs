@@ -6,7 +6,7 @@ use crate::control::Request as ControlRequest;
 use crate::hypervisor::{Domain, HostSample, HvError, HvEvent, JobFigures, Part};
 use crate::isolation::LinkFacts;
 use crate::network::{LinkFigures, PeerAsk, PeerCaller, StepError, Verb};
-use crate::storage::{MakeError, View};
+use crate::storage::{MakeError, Removal, View};
 use coms_protocol::guest_to_host::{GuestHello, GuestToHost};
 use coms_protocol::host_to_guest::HostToGuest;
 use coms_protocol::types::MigrationId;
@@ -63,7 +63,7 @@ pub enum Event {
     DisksRemoved {
         uuid: Uuid,
         migration: MigrationId,
-        result: Result<(), HvError>,
+        result: Result<Removal, HvError>,
     },
     /// Answer to `RemoveSource`.
     SourceRemoved {
@@ -187,7 +187,9 @@ pub enum LinkEvent {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Elsewhere {
     No,
-    /// In whatever state but running.
+    /// It is being received there, which may still fail.
+    Coming,
+    /// In whatever other state but running.
     Yes,
     Runs,
     /// For the operator.

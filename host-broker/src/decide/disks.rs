@@ -6,9 +6,14 @@
 //!                                v                v
 //!                  denied, nothing is there    Removing ──gone──> forgotten      (again and again, and an alarm)
 //! ```
+//! A VM that is not here any more has left where libvirt says so. Where it does not (the call failed, this broker is a next
+//! one) the destination is asked: it has the VM, and they are its own; or it has not, and they are removed if libvirt said that
+//! the VM ended here, before its switch-over. If nobody saw its end, they may be all that is left of it, and are the operator's.
+//!
 //! Kept on disk (`disks.json`), so that a broker that is killed leaves nothing behind unseen. What it was still having made
 //! when it was killed, the next one does not remove: it cannot know which of those files are its own. It says where they may
-//! be. At both ends nothing is removed that a domain of this identity uses (`io/libvirt/storage.rs`).
+//! be. At both ends nothing is removed that a domain uses, and at a destination nothing of a VM that is known there, running or not
+//! (`io/libvirt/storage.rs`): that is handed to the operator, and not tried again.
 
 use super::Broker;
 use super::admission::Denial;
@@ -16,10 +21,10 @@ use super::alarms::Kind;
 use super::guest::{Move, Way};
 use super::moves::End;
 use crate::action::{Action, Level};
-use crate::event::Now;
-use crate::hypervisor::HvError;
+use crate::event::{Elsewhere, Now};
+use crate::hypervisor::{DomainState, HvError};
 use crate::records::MoveState;
-use crate::storage::{Made, MadeStage, MakeError};
+use crate::storage::{Made, MadeStage, MakeError, Removal};
 use coms_protocol::types::{DenyReason, MigrationId};
 use std::time::Duration;
 use uuid::Uuid;
@@ -28,6 +33,7 @@ use uuid::Uuid;
 const REMOVE_SOON: Duration = Duration::from_secs(5);
 const REMOVE_AGAIN: Duration = Duration::from_secs(60);
 const TRIES_BEFORE_ALARM: u32 = 3;
+const UNKNOWN_HOST: &str = "the configuration does not know that host any more, or at another address";
 
 /// Images made at a destination, with what need not survive a restart.
 #[derive(Debug)]
@@ -36,14 +42,16 @@ pub(super) struct Held {
     /// This broker has asked for what its stage says, and hears of it.
     asked: bool,
     again_at: Duration,
-    /// How often removing has failed.
+    /// How often removing has failed, or asking.
     failures: u32,
+    /// libvirt said that the VM ended here, before it was stopped for switch-over.
+    ended: bool,
 }
 
 impl Held {
     /// Of a former broker.
     pub(super) fn found(made: Made) -> Self {
-        Self { made, asked: false, again_at: Duration::ZERO, failures: 0 }
+        Self { made, asked: false, again_at: Duration::ZERO, failures: 0, ended: false }
     }
 }
 
@@ -78,10 +86,10 @@ impl Broker {
             record.state = MoveState::MakingDisks;
         }
         let copies = disks.copies;
-        let made =
-            Made { vm: uuid, domain, migration, host, stage: MadeStage::Making, copies: copies.clone() };
-        self.made.insert(uuid, Held { made, asked: true, again_at: now.mono, failures: 0 });
-        // On disk before it begins.
+        let (stage, kept) = (MadeStage::Making, copies.clone());
+        let made = Made { vm: uuid, domain, migration, host, uri: uri.clone(), stage, copies: kept };
+        self.made.insert(uuid, Held { asked: true, ..Held::found(made) });
+        // On disk before it begins, or it does not (`io/execute.rs`).
         self.keep_disks();
         self.out.push(Action::MakeDisks { uuid, migration, uri, copies });
     }
@@ -96,7 +104,7 @@ impl Broker {
         let is_it = |h: &&mut Held| h.made.migration == migration && h.made.stage == MadeStage::Making;
         let Some(held) = self.made.get_mut(&uuid).filter(is_it) else { return };
         match &result {
-            Ok(()) => held.made.stage = MadeStage::Made,
+            Ok(()) => (held.made.stage, held.asked) = (MadeStage::Made, false),
             Err(e) if e.unsure => self.may_be_left(now, uuid),
             // Nothing of ours is there.
             Err(_) => drop(self.made.remove(&uuid)),
@@ -142,16 +150,12 @@ impl Broker {
 
     fn remove_disks(&mut self, now: Now, uuid: Uuid) {
         let Some(held) = self.made.get_mut(&uuid) else { return };
-        let Made { migration, host, copies, .. } = held.made.clone();
-        let uri = self.config.host(&host).map(|h| h.libvirt.clone());
-        held.asked = uri.is_some();
-        match uri {
-            Some(uri) => self.out.push(Action::RemoveDisks { uuid, migration, uri, copies }),
-            None => {
-                self.may_be_left(now, uuid);
-                self.keep_disks();
-            }
+        let Made { migration, host, uri, copies, .. } = held.made.clone();
+        held.asked = self.config.host(&host).is_some_and(|h| h.libvirt == uri);
+        if held.asked {
+            return self.out.push(Action::RemoveDisks { uuid, migration, uri, copies });
         }
+        self.hand_over(now, uuid, UNKNOWN_HOST);
     }
 
     pub(super) fn disks_removed(
@@ -159,7 +163,7 @@ impl Broker {
         now: Now,
         uuid: Uuid,
         migration: MigrationId,
-        result: Result<(), HvError>,
+        result: Result<Removal, HvError>,
     ) {
         let is_it = |h: &&mut Held| h.made.migration == migration && h.made.stage == MadeStage::Removing;
         let Some(held) = self.made.get_mut(&uuid).filter(is_it) else { return };
@@ -169,7 +173,9 @@ impl Broker {
         held.again_at = now.mono + if often { REMOVE_AGAIN } else { REMOVE_SOON };
         let (host, paths) = (held.made.host.clone(), held.made.paths());
         match result {
-            Ok(()) => {
+            // Asked again, it might be removed right when whoever has them is shut off.
+            Ok(Removal::InUse(who)) => self.hand_over(now, uuid, &who),
+            Ok(Removal::Gone) => {
                 self.made.remove(&uuid);
                 self.keep_disks();
                 self.settled(Kind::Disks, Some(uuid));
@@ -195,11 +201,12 @@ impl Broker {
 
     /// The VM has gone where they are: they are its own now.
     pub(super) fn disks_left(&mut self, uuid: Uuid) {
-        let Some(held) = self.made.get_mut(&uuid).filter(|h| h.made.stage == MadeStage::Made) else { return };
-        let Made { migration, host, copies, .. } = held.made.clone();
+        let left = |h: &&mut Held| matches!(h.made.stage, MadeStage::Made | MadeStage::Left);
+        let Some(held) = self.made.get_mut(&uuid).filter(left) else { return };
+        let Made { migration, host, uri, copies, .. } = held.made.clone();
         let paths = held.made.paths();
-        let uri = self.config.host(&host).map(|h| h.libvirt.clone());
-        match uri.filter(|_| self.config.storage.remove_source) {
+        let known = self.config.host(&host).is_some_and(|h| h.libvirt == uri);
+        match Some(uri).filter(|_| known && self.config.storage.remove_source) {
             Some(uri) => {
                 held.made.stage = MadeStage::Left;
                 held.asked = true;
@@ -207,11 +214,91 @@ impl Broker {
             }
             None => {
                 self.made.remove(&uuid);
+                self.settled(Kind::Disks, Some(uuid));
                 let text = format!("{migration}: its disks were copied to {host}; here they stay: {paths}");
                 self.log(Level::Info, Some(uuid), text);
             }
         }
         self.keep_disks();
+    }
+
+    pub(super) fn disks_of_ended(&mut self, uuid: Uuid) {
+        let switched_over = self.guests.get(&uuid).is_none_or(|g| match &g.mv {
+            Move::Running { switching_over, .. } => *switching_over,
+            Move::Unclear { may_run_there, .. } => *may_run_there,
+            Move::None
+            | Move::Announced { .. }
+            | Move::Choosing(_)
+            | Move::Connecting { .. }
+            | Move::WritingTicket { .. } => true,
+        });
+        if let Some(held) = self.made.get_mut(&uuid) {
+            held.ended |= !switched_over;
+        }
+    }
+
+    /// The VM does not run here, and no move of it is known.
+    fn is_without_vm(&self, uuid: Uuid) -> bool {
+        self.guests
+            .get(&uuid)
+            .is_none_or(|g| g.domain.state == DomainState::ShutOff && g.mv.is_none() && !g.undecided)
+    }
+
+    /// The VM is not here any more, and nobody said that it left: does its destination have it?
+    pub(super) fn ask_for_disks(&mut self, now: Now, uuid: Uuid) {
+        let Some(held) = self.made.get_mut(&uuid).filter(|h| h.made.stage == MadeStage::Made) else { return };
+        let Made { host, uri, .. } = held.made.clone();
+        held.asked = self.config.host(&host).is_some_and(|h| h.libvirt == uri);
+        if held.asked {
+            return self.out.push(Action::FindElsewhere { uuid, hosts: vec![(host, uri)] });
+        }
+        self.hand_over(now, uuid, UNKNOWN_HOST);
+    }
+
+    pub(super) fn disks_elsewhere(&mut self, now: Now, uuid: Uuid, answers: &[(String, Elsewhere)]) {
+        let asked = |h: &&mut Held| h.made.stage == MadeStage::Made && h.asked;
+        let is_gone = self.is_without_vm(uuid);
+        let Some(held) = self.made.get_mut(&uuid).filter(asked) else { return };
+        let Some((_, answer)) = answers.iter().find(|(host, _)| *host == held.made.host) else { return };
+        held.asked = false;
+        if !is_gone {
+            return;
+        }
+        let Made { migration, host, .. } = held.made.clone();
+        match answer {
+            Elsewhere::Runs => self.disks_left(uuid),
+            Elsewhere::Yes if !held.ended => self.disks_left(uuid),
+            // What there is of it came from somewhere else, or nothing did.
+            Elsewhere::Yes | Elsewhere::No if held.ended => {
+                held.made.stage = MadeStage::Removing;
+                self.keep_disks();
+                self.remove_disks(now, uuid);
+            }
+            // It may have run there, and have been shut off or moved on.
+            Elsewhere::Yes | Elsewhere::No => {
+                self.hand_over(now, uuid, "the VM is neither here nor there, and nobody saw whether it left");
+            }
+            Elsewhere::Coming | Elsewhere::NoAnswer(_) => {
+                held.failures += 1;
+                let often = held.failures >= TRIES_BEFORE_ALARM;
+                held.again_at = now.mono + if often { REMOVE_AGAIN } else { REMOVE_SOON };
+                if often {
+                    let why = match answer {
+                        Elsewhere::NoAnswer(why) => why.as_str(),
+                        Elsewhere::Coming | Elsewhere::Yes | Elsewhere::No | Elsewhere::Runs => {
+                            "it is being received"
+                        }
+                    };
+                    let text = format!(
+                        "{migration}: the VM is not here any more, and whether it is on {host} is not known: {why}; what \
+                         was made for it there may be half a copy: {}; asked again every {} s",
+                        held.made.paths(),
+                        REMOVE_AGAIN.as_secs()
+                    );
+                    self.raise(now, Kind::Disks, Some(uuid), text);
+                }
+            }
+        }
     }
 
     /// Once only: what is not removed then stays, and is said.
@@ -221,6 +308,7 @@ impl Broker {
         let paths = held.made.paths();
         self.made.remove(&uuid);
         self.keep_disks();
+        self.settled(Kind::Disks, Some(uuid));
         match result {
             Ok(()) => self.log(Level::Info, Some(uuid), format!("{migration}: removed here: {paths}")),
             Err(e) => {
@@ -232,6 +320,9 @@ impl Broker {
 
     /// What a former broker had begun, and what could not be removed.
     pub(super) fn disks_tick(&mut self, now: Now) {
+        if let Some(why) = self.made_unread.take() {
+            self.raise(now, Kind::Disks, None, why);
+        }
         if !self.listed {
             return;
         }
@@ -245,24 +336,23 @@ impl Broker {
                     self.may_be_left(now, uuid);
                     self.keep_disks();
                 }
-                MadeStage::Made => match self.guests.get(&uuid) {
-                    None => self.disks_left(uuid),
+                MadeStage::Made if self.is_without_vm(uuid) => {
+                    if due {
+                        self.ask_for_disks(now, uuid);
+                    }
+                }
+                MadeStage::Made => {
                     // No move is known that they could be for.
-                    Some(g) => {
+                    if let Some(g) = self.guests.get(&uuid) {
                         let stays = g.domain.state.runs() && !g.domain.job_active && g.foreign.is_none();
                         if g.mv.is_none() && !g.undecided && stays {
                             self.discard_disks(now, uuid, migration);
                         }
                     }
-                },
+                }
                 MadeStage::Removing if due => self.remove_disks(now, uuid),
                 // Its broker was killed right then.
-                MadeStage::Left if !asked => {
-                    if let Some(held) = self.made.get_mut(&uuid) {
-                        held.made.stage = MadeStage::Made;
-                    }
-                    self.disks_left(uuid);
-                }
+                MadeStage::Left if !asked => self.disks_left(uuid),
                 MadeStage::Making | MadeStage::Removing | MadeStage::Left => {}
             }
         }
@@ -278,6 +368,19 @@ impl Broker {
             held.made.paths()
         );
         self.raise(now, Kind::Disks, Some(uuid), text);
+    }
+
+    /// What becomes of them is the operator's to say.
+    fn hand_over(&mut self, now: Now, uuid: Uuid, why: &str) {
+        let Some(held) = self.made.remove(&uuid) else { return };
+        let Made { migration, domain, host, .. } = &held.made;
+        let text = format!(
+            "{migration} of {domain}: what was made for it on {host} is not removed: {why}: {}; find out which copy of \
+             each disk is the good one, and remove the other by hand",
+            held.made.paths()
+        );
+        self.raise(now, Kind::Disks, Some(uuid), text);
+        self.keep_disks();
     }
 
     fn keep_disks(&mut self) {

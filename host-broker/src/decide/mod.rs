@@ -110,6 +110,7 @@ pub struct Broker {
     stretches: BTreeMap<Uuid, network::Held>,
     /// Images made at destinations for moves, by the VM.
     made: BTreeMap<Uuid, disks::Held>,
+    made_unread: Option<String>,
     /// Moves that choose as soon as every host was looked at.
     to_survey: Vec<Uuid>,
     /// What a former broker announced to domains that were not seen yet, and all that a next one is to know.
@@ -185,6 +186,7 @@ impl Broker {
             link_since: Duration::ZERO,
             stretches: BTreeMap::new(),
             made: BTreeMap::new(),
+            made_unread: None,
             to_survey: Vec::new(),
             to_take_up: BTreeMap::new(),
             kept: Vec::new(),
@@ -230,10 +232,10 @@ impl Broker {
         Self { stretches, ..self }
     }
 
-    /// The images that a former broker had made at destinations.
-    pub fn with_disks(self, kept: Vec<Made>) -> Self {
+    /// The images that a former broker had made at destinations, or why it is not known which.
+    pub fn with_disks(self, kept: Vec<Made>, made_unread: Option<String>) -> Self {
         let made = kept.into_iter().map(|m| (m.vm, disks::Held::found(m))).collect();
-        Self { made, ..self }
+        Self { made, made_unread, ..self }
     }
 
     /// Takes one event; returns what is to be done, in order.
@@ -329,7 +331,10 @@ impl Broker {
             HvEvent::ArrivedPostCopy { .. } => {}
             HvEvent::SwitchingOver { uuid } => self.switching_over(now, uuid),
             HvEvent::Left { uuid } => self.left(now, uuid),
-            HvEvent::Gone { uuid } => self.out.push(Action::Look { uuid }),
+            HvEvent::Gone { uuid } => {
+                self.disks_of_ended(uuid);
+                self.out.push(Action::Look { uuid });
+            }
             HvEvent::Iteration { uuid, round } => self.iteration(now, uuid, round),
             HvEvent::JobCompleted { uuid, figures } => self.job_completed(uuid, &figures),
         }

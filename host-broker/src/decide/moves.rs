@@ -364,14 +364,24 @@ impl Broker {
             self.out.push(Action::Look { uuid });
             return;
         }
-        let Some(plan) = guest.mv.plan() else { return };
+        self.disks_left(uuid);
+        self.is_not_here(now, uuid);
+    }
+
+    /// It left, or it ended here: a call that failed does not say which, and what becomes of its images hangs on that.
+    pub(super) fn left_or_ended(&mut self, now: Now, uuid: Uuid) {
+        self.is_not_here(now, uuid);
+        self.ask_for_disks(now, uuid);
+    }
+
+    fn is_not_here(&mut self, now: Now, uuid: Uuid) {
+        let Some(plan) = self.guests.get(&uuid).and_then(|g| g.mv.plan()) else { return };
         let (migration, to) = (plan.migration, plan.destination.clone().unwrap_or_default());
+        let (relieved, by) = (plan.wants_relief, plan.initiator);
         // With it goes its link: what it said last, it says again where it is.
-        if guest.attached.is_some() {
+        if self.guests.remove(&uuid).is_some_and(|g| g.attached.is_some()) {
             self.out.push(Action::Detach { uuid });
         }
-        let (relieved, by) = (plan.wants_relief, plan.initiator);
-        self.guests.remove(&uuid);
         self.settled_with(uuid);
         self.failed_at.remove(&uuid);
         if relieved {
@@ -379,7 +389,6 @@ impl Broker {
             self.relieved_at = now.mono;
         }
         self.moved(uuid, now.unix_ms, by);
-        self.disks_left(uuid);
         if let Some(record) = self.record_mut(migration) {
             record.state = MoveState::Left;
             record.ended_unix_ms = Some(now.unix_ms);
@@ -432,7 +441,7 @@ impl Broker {
                 self.raise(now, Kind::LeftPaused, Some(uuid), text);
             }
             // Defined here without running: it left, or it was shut off meanwhile.
-            DomainState::ShutOff => self.left(now, uuid),
+            DomainState::ShutOff => self.left_or_ended(now, uuid),
         }
     }
 

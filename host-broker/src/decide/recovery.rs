@@ -159,11 +159,12 @@ impl Broker {
                 self.raise(now, Kind::LeftPaused, Some(uuid), text);
             }
             // Not yet gone there, or silent: asked again.
-            Some((_, Elsewhere::Yes | Elsewhere::NoAnswer(_))) | None => {}
+            Some((_, Elsewhere::Coming | Elsewhere::Yes | Elsewhere::NoAnswer(_))) | None => {}
         }
     }
 
     pub(super) fn elsewhere(&mut self, now: Now, uuid: Uuid, answers: &[(String, Elsewhere)]) {
+        self.disks_elsewhere(now, uuid, answers);
         if self.guests.get(&uuid).is_some_and(|g| g.domain.state.runs()) {
             return self.answered_whether_it_runs_there(now, uuid, answers);
         }
@@ -174,7 +175,7 @@ impl Broker {
         let (migration, destination) = (plan.migration, plan.destination.clone());
         let has: Vec<&str> = answers
             .iter()
-            .filter(|(_, a)| matches!(a, Elsewhere::Yes | Elsewhere::Runs))
+            .filter(|(_, a)| matches!(a, Elsewhere::Coming | Elsewhere::Yes | Elsewhere::Runs))
             .map(|(h, _)| h.as_str())
             .collect();
         let silent: Vec<&str> = (self.config.peers.iter().map(|p| p.name.as_str()))

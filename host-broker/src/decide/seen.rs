@@ -104,7 +104,7 @@ impl Broker {
         match &guest.mv {
             // The call is about to tell whether it left or was destroyed on the way.
             Move::Running { .. } => return,
-            Move::Unclear { .. } => self.left(now, uuid),
+            Move::Unclear { .. } => self.left_or_ended(now, uuid),
             Move::Announced { .. }
             | Move::Choosing(_)
             | Move::Connecting { .. }

@@ -42,7 +42,7 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), StartError> {
     .paused(state.paused)
     .after(state.announced.clone(), state.stays.clone())
     .stretched(state.stretches.clone())
-    .with_disks(state.disks.clone());
+    .with_disks(state.disks.clone(), state.disks_unread.clone());
     let (doors, open) = watch::channel(Doors::new(&config.access, Path::new(GROUPS)));
     let callers = control_socket::serve(listener, open, tx.clone());
     let known = watch::channel(link::Pool::of(&config, state.alias_key.link_key()));

@@ -15,8 +15,8 @@ use super::step;
 use crate::action::{Action, Level};
 use crate::config::{Config, ConfigError};
 use crate::event::{Answer, Elsewhere, Event};
-use crate::hypervisor::{HvError, JobFigures, Mark, MigrateSpec, Needs};
-use crate::storage::Question;
+use crate::hypervisor::{DomainState, HvError, JobFigures, Mark, MigrateSpec, Needs};
+use crate::storage::{Copy, MakeError, Question, Refusal, RefusalKind};
 use coms_protocol::types::MigrationId;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -58,6 +58,8 @@ pub struct Executor {
     measuring: link::OneAtATime,
     samplers: Samplers,
     state: State,
+    /// The last note of images at destinations is on disk; why not, for the operator.
+    disks_kept: Result<(), String>,
     file: PathBuf,
     me: String,
     /// Where QEMU's are.
@@ -82,6 +84,7 @@ impl Executor {
             measuring: link::OneAtATime::default(),
             samplers,
             state,
+            disks_kept: Ok(()),
             file,
             me: config.me.name.clone(),
             certificates: certificate::directory(config),
@@ -114,9 +117,13 @@ impl Executor {
                     Event::Surveyed { uuid, migration, domain, answers }
                 });
             }
-            Action::MakeDisks { uuid, migration, uri, copies } => self.spawn(async move {
-                Event::DisksMade { uuid, migration, result: libvirt.make_disks(&uri, copies).await }
-            }),
+            Action::MakeDisks { uuid, migration, uri, copies } => {
+                let kept = self.disks_kept.clone();
+                self.spawn(async move {
+                    let result = make_disks(&libvirt, kept, &uri, copies).await;
+                    Event::DisksMade { uuid, migration, result }
+                });
+            }
             Action::RemoveDisks { uuid, migration, uri, copies } => self.spawn(async move {
                 let result = libvirt.remove_disks(&uri, uuid, copies).await;
                 Event::DisksRemoved { uuid, migration, result }
@@ -125,7 +132,7 @@ impl Executor {
                 let result = libvirt.remove_source(&uri, uuid, copies).await;
                 Event::SourceRemoved { uuid, migration, result }
             }),
-            Action::KeepDisks(all) => self.state.keep_disks(&all),
+            Action::KeepDisks(all) => self.disks_kept = self.state.keep_disks(&all),
             Action::WriteTicket { uuid, migration, xml, seal } => self.spawn(async move {
                 let result = match (libvirt.set_ticket(uuid, Some(xml)).await, seal) {
                     (Ok(()), Some(seal)) => libvirt.set_seal(uuid, Some(seal)).await,
@@ -165,6 +172,7 @@ impl Executor {
                     let answer = match libvirt.domain_on(&uri, uuid).await {
                         Ok(None) => Elsewhere::No,
                         Ok(Some(state)) if state.runs() => Elsewhere::Runs,
+                        Ok(Some(DomainState::Incoming)) => Elsewhere::Coming,
                         Ok(Some(_)) => Elsewhere::Yes,
                         Err(e) => Elsewhere::NoAnswer(e.to_string()),
                     };
@@ -344,6 +352,22 @@ async fn survey(
     all
 }
 
+/// Not without a note of them on disk: after a crash nobody would know of them.
+async fn make_disks(
+    libvirt: &Libvirt,
+    kept: Result<(), String>,
+    uri: &str,
+    copies: Vec<Copy>,
+) -> Result<(), MakeError> {
+    match kept {
+        Ok(()) => libvirt.make_disks(uri, copies).await,
+        Err(detail) => {
+            let refusal = Refusal { kind: RefusalKind::NotKnown, detail };
+            Err(MakeError { refusal, unsure: false })
+        }
+    }
+}
+
 async fn migrate(libvirt: Libvirt, tx: mpsc::Sender<Event>, migration: MigrationId, spec: MigrateSpec) {
     let uuid = spec.uuid;
     // Beside the call, not around it: a job that does not answer in switch-over must not hold back the end.
@@ -398,4 +422,34 @@ async fn completed_figures(libvirt: &Libvirt, uuid: Uuid) -> Option<JobFigures> 
         tokio::time::sleep(FIGURES_EVERY).await;
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    /// At libvirt's own test driver, which has a storage pool.
+    #[test]
+    fn no_image_is_made_without_a_note_of_it_on_disk() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let uri = "test:///default";
+            let libvirt = Libvirt::start(uri, mpsc::unbounded_channel().0);
+            let copy = Copy {
+                target: "vda".into(),
+                path: "/default-pool/noted.raw".into(),
+                format: "raw".into(),
+                capacity_bytes: 1 << 20,
+                needs_bytes: 1 << 20,
+                base: None,
+            };
+            let made = async |kept| make_disks(&libvirt, kept, uri, vec![copy.clone()]).await;
+            let refused = made(Err("disk full".into())).await.unwrap_err();
+            assert_eq!((refused.refusal.kind, refused.unsure), (RefusalKind::NotKnown, false));
+            made(Ok(())).await.unwrap();
+            assert_eq!(made(Ok(())).await.unwrap_err().refusal.kind, RefusalKind::InTheWay);
+            libvirt.remove_disks(uri, Uuid::from_u128(1), vec![copy.clone()]).await.unwrap();
+        });
+    }
 }

@@ -31,6 +31,8 @@ pub struct State {
     pub stretches: Vec<Stretch>,
     /// Images made at destinations for moves that may not have ended.
     pub disks: Vec<Made>,
+    /// Why what was kept of those could not be read, for the operator.
+    pub disks_unread: Option<String>,
     paused_file: PathBuf,
     announced_file: PathBuf,
     stays_file: PathBuf,
@@ -84,6 +86,10 @@ impl State {
         let paused = paused_file.exists();
         let (announced_file, stays_file) = (dir.join("announced.json"), dir.join("stays.json"));
         let (stretches_file, disks_file) = (dir.join("networks.json"), dir.join("disks.json"));
+        let (disks, disks_unread) = match read_disks(&disks_file) {
+            Ok(disks) => (disks, None),
+            Err(why) => (Vec::new(), Some(why)),
+        };
         Ok(Self {
             past,
             alias_key: AliasKey::new(&secret),
@@ -91,7 +97,8 @@ impl State {
             announced: read(&announced_file).unwrap_or_default(),
             stays: read(&stays_file),
             stretches: read(&stretches_file).unwrap_or_default(),
-            disks: read(&disks_file).unwrap_or_default(),
+            disks,
+            disks_unread,
             paused_file,
             announced_file,
             stays_file,
@@ -128,11 +135,16 @@ impl State {
         }
     }
 
-    pub fn keep_disks(&self, disks: &[Made]) {
-        if let Err(e) = write(&self.disks_file, &disks, true) {
-            let file = self.disks_file.display();
-            warn!("{file}: {e}; images made for moves that fail after a restart are not removed");
-        }
+    /// Nothing is made before this has gone well.
+    pub fn keep_disks(&self, disks: &[Made]) -> Result<(), String> {
+        write(&self.disks_file, &disks, true).map_err(|e| {
+            let text = format!(
+                "{}: {e}; images that are made for moves would not be removed after a restart",
+                self.disks_file.display()
+            );
+            warn!("{text}");
+            text
+        })
     }
 
     /// With the host's power go the domains, so a file that is lost with it is no loss.
@@ -156,7 +168,26 @@ fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
     serde_json::from_slice(&text).map_err(|e| warn!("{}: {e}; it is not used", path.display())).ok()
 }
 
-/// Whole or not at all.
+/// What it says is not lost when it cannot be read: images may be at other hosts that nobody else knows of. It is put aside,
+/// for the next note takes its place.
+fn read_disks(path: &Path) -> Result<Vec<Made>, String> {
+    let what = "images that were made at other hosts for moves that failed may be there, and are not removed";
+    let text = match fs::read(path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(format!("{}: {e}; {what}", path.display())),
+    };
+    serde_json::from_slice(&text).map_err(|e| {
+        let aside = path.with_extension("unread");
+        let is_aside = match fs::rename(path, &aside) {
+            Ok(()) => format!("what it says is in {}", aside.display()),
+            Err(e) => format!("it cannot be put aside: {e}"),
+        };
+        format!("{}: {e}; {what}; {is_aside}", path.display())
+    })
+}
+
+/// Whole or not at all; `lasting`: and there after a power cut, too.
 fn write<T: serde::Serialize>(path: &Path, value: &T, lasting: bool) -> std::io::Result<()> {
     let new = path.with_extension("new");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&new)?;
@@ -164,5 +195,38 @@ fn write<T: serde::Serialize>(path: &Path, value: &T, lasting: bool) -> std::io:
     if lasting {
         file.sync_all()?;
     }
-    fs::rename(new, path)
+    fs::rename(new, path)?;
+    match path.parent().filter(|_| lasting) {
+        Some(dir) => File::open(dir)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_of_images_is_said_and_put_aside_and_what_cannot_be_kept_is_an_error() {
+        let dir = std::env::temp_dir().join(format!("coms-state-{:x}", rand::random::<u64>()));
+        let text = format!(
+            "[host]\nname = \"h1\"\nregion = \"r\"\n[paths]\nstate = \"{}\"\n[guests]\nenabled = []\n",
+            dir.display()
+        );
+        let config = Config::parse(Path::new("broker.toml"), &text).unwrap();
+        let state = State::open(&config).unwrap();
+        assert_eq!((state.disks.len(), &state.disks_unread), (0, &None));
+        state.keep_disks(&[]).unwrap();
+        assert_eq!(State::open(&config).unwrap().disks_unread, None);
+
+        fs::write(dir.join("disks.json"), "[{\"vm\":").unwrap();
+        let unread = State::open(&config).unwrap().disks_unread.unwrap();
+        assert!(unread.contains("disks.unread"), "{unread}");
+        assert_eq!(fs::read(dir.join("disks.unread")).unwrap(), b"[{\"vm\":");
+        assert_eq!(State::open(&config).unwrap().disks_unread, None, "once");
+
+        fs::create_dir(dir.join("disks.new")).unwrap();
+        assert!(state.keep_disks(&[]).is_err());
+        fs::remove_dir_all(&dir).unwrap();
+    }
 }

@@ -41,6 +41,8 @@ pub struct Disk {
     pub target: String,
     pub image: Image,
     pub readonly: bool,
+    /// Other VMs may write to it, too (`<shareable/>`).
+    pub shareable: bool,
     /// What it is an overlay of, nearest first.
     pub chain: Vec<Image>,
     /// libvirt has told where the chain ends.
@@ -235,6 +237,15 @@ pub struct MakeError {
     pub unsure: bool,
 }
 
+/// What came of removing images.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Removal {
+    /// None of them is there any more.
+    Gone,
+    /// A VM there has them; who, for the operator. Nothing is removed under it, also not when it is shut off later.
+    InUse(String),
+}
+
 /// Images that this broker had made at a destination, or is having made. Kept across restarts, for they are to go again
 /// if the move fails.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -243,8 +254,10 @@ pub struct Made {
     /// Of the domain, for people.
     pub domain: String,
     pub migration: MigrationId,
-    /// The destination's name.
+    /// The destination's name, and its libvirt then: by the same name the configuration may mean another machine now.
     pub host: String,
+    #[serde(default)]
+    pub uri: String,
     pub stage: MadeStage,
     pub copies: Vec<Copy>,
 }

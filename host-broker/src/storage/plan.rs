@@ -140,6 +140,12 @@ fn copied(disk: &Disk, path: &str, here: &View, there: &View, policy: &Storage) 
     {
         return Ok(Way::Stays(format!("is shared: both pools mount {mounted}")));
     }
+    // libvirt leaves such disks out by itself, but not one that it is told to copy.
+    if disk.shareable {
+        let what =
+            format!("{target}: {path} is shareable: of a copy the other VMs that use it would see nothing");
+        return no(RefusalKind::Disk, format!("{what}; {SHARED_HINT}"));
+    }
     let Some(volume) = &at_home.volume else {
         return no(RefusalKind::NoPlace, format!("{target}: pool {} here does not know {path}", pool.name));
     };

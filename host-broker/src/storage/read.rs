@@ -52,6 +52,7 @@ fn disk(node: Node<'_, '_>) -> Disk {
     let image = image(node, format);
     let cdrom = node.attribute("device") == Some("cdrom");
     let readonly = cdrom || child(node, "readonly").is_some();
+    let shareable = child(node, "shareable").is_some();
     let (mut chain, mut chain_known) = (Vec::new(), false);
     let mut next = child(node, "backingStore");
     while let Some(node) = next {
@@ -67,7 +68,7 @@ fn disk(node: Node<'_, '_>) -> Disk {
         chain.push(self::image(node, format));
         next = child(node, "backingStore");
     }
-    Disk { target, image, readonly, chain, chain_known }
+    Disk { target, image, readonly, shareable, chain, chain_known }
 }
 
 /// A `<disk>` or a `<backingStore>`.

@@ -104,6 +104,7 @@ fn reads_a_running_vm() {
             target: "vda".into(),
             image: image(Source::File(QCOW2.into()), "qcow2"),
             readonly: false,
+            shareable: false,
             chain: vec![image(Source::File(BASE.into()), "qcow2")],
             chain_known: true,
         }
@@ -205,6 +206,24 @@ fn what_is_shared_is_not_copied() {
     assert_eq!(same.unwrap().copies, []);
     let other = plan(&storage, Some(&mount(here, "nas:/a")), &mount(there, "nas:/b"), &policy());
     assert_eq!(other.unwrap().copies.len(), 1);
+}
+
+#[test]
+fn a_disk_that_other_vms_use_too_is_not_copied() {
+    let shareable = |path| plain("vda", "raw", path).replace("<target", "<shareable/><target");
+    let storage = read(&shareable(RAW));
+    assert!(storage.disks[0].shareable);
+    let (here, there) = raw_ends();
+    assert_eq!(kind(plan(&storage, Some(&here), &there, &policy())), RefusalKind::Disk);
+    // Where all of them find the same file, it is.
+    let mount = |mut view: View| {
+        view.files.get_mut(RAW).unwrap().pool.as_mut().unwrap().network = Some("nas:/a".into());
+        view
+    };
+    let shared = plan(&storage, Some(&mount(here)), &mount(there), &policy()).unwrap();
+    assert_eq!(shared.copies, []);
+    let shared = plan(&read(&shareable("/srv/nfs/vm.raw")), None, &View::default(), &policy()).unwrap();
+    assert_eq!(shared.copies, []);
 }
 
 #[test]

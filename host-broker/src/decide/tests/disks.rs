@@ -3,7 +3,7 @@
 use super::*;
 use crate::records::MoveState;
 use crate::storage::{
-    Copy, DomainStorage, Made, MadeStage, MakeError, Pool, Refusal, RefusalKind, Seen, View, Volume,
+    Copy, DomainStorage, Made, MadeStage, MakeError, Pool, Refusal, RefusalKind, Removal, Seen, View, Volume,
 };
 
 const PATH: &str = "/images/vm1.raw";
@@ -31,7 +31,7 @@ fn world(more: &str, former: Vec<Made>) -> World {
          [storage]\ncopy = true\n{more}\n"
     );
     w.broker.config = Config::parse(Path::new("broker.toml"), &text).unwrap();
-    w.broker = w.broker.with_disks(former);
+    w.broker = w.broker.with_disks(former, None);
     w
 }
 
@@ -111,6 +111,19 @@ fn removes(actions: &[Action]) -> usize {
     actions.iter().filter(|a| matches!(a, Action::RemoveDisks { .. })).count()
 }
 
+fn asks(actions: &[Action]) -> usize {
+    let here = [("h2".to_owned(), "qemu+tcp://h2/system".to_owned())];
+    actions.iter().filter(|a| matches!(a, Action::FindElsewhere { hosts, .. } if *hosts == here)).count()
+}
+
+fn there(w: &mut World, answer: Elsewhere) -> Vec<Action> {
+    w.event(Event::Elsewhere { uuid: VM, answers: vec![("h2".into(), answer)] })
+}
+
+fn removed(w: &mut World, migration: MigrationId, result: Result<Removal, HvError>) -> Vec<Action> {
+    w.event(Event::DisksRemoved { uuid: VM, migration, result })
+}
+
 fn failed(w: &mut World, migration: MigrationId) -> Vec<Action> {
     w.event(Event::Returned { uuid: VM, migration, result: Err(other_error()) });
     w.look(with_disk())
@@ -182,13 +195,34 @@ fn a_move_that_fails_leaves_no_image_behind() {
         removes(&w.event(Event::Tick))
     };
     for soon in [true, true, false] {
-        w.event(Event::DisksRemoved { uuid: VM, migration, result: Err(other_error()) });
+        removed(&mut w, migration, Err(other_error()));
         assert_eq!((again(&mut w, 3), again(&mut w, 2)), (0, usize::from(soon)));
     }
     assert_eq!((alarms(&w), w.broker.alarms.len()), (1, 1));
     assert_eq!((again(&mut w, 30), again(&mut w, 31), again(&mut w, 1)), (0, 1, 0));
-    let actions = w.event(Event::DisksRemoved { uuid: VM, migration, result: Ok(()) });
+    let actions = removed(&mut w, migration, Ok(Removal::Gone));
     assert!(kept(&actions).is_empty() && w.broker.alarms.is_empty());
+}
+
+#[test]
+fn what_a_vm_has_there_is_not_removed_later_either() {
+    let mut w = source("");
+    let migration = running(&mut w);
+    assert_eq!(removes(&failed(&mut w, migration)), 1);
+    let actions = removed(&mut w, migration, Ok(Removal::InUse("the VM itself is there".into())));
+    assert!(kept(&actions).is_empty() && alarms(&w) == 1, "the operator's from now on: {actions:?}");
+    // When it is shut off there, its disks are still its own.
+    w.pass(61);
+    assert_eq!(removes(&w.event(Event::Tick)), 0);
+}
+
+#[test]
+fn another_machine_under_the_same_name_is_not_asked_to_remove_anything() {
+    let mut w = world("", former(MadeStage::Removing));
+    w.broker.config.peers[0].libvirt = "qemu+tcp://h2-new/system".into();
+    w.pass(1);
+    let actions = w.event(Event::Tick);
+    assert_eq!((removes(&actions), alarms(&w), kept(&actions).len()), (0, 1, 0));
 }
 
 #[test]
@@ -215,7 +249,7 @@ fn what_is_made_for_a_move_that_nobody_wants_any_more_goes_again() {
     let actions = made(&mut w, migration);
     assert_eq!(removes(&actions), 1);
     assert!(find(&actions, |a| matches!(a, Action::WriteTicket { .. })).is_none());
-    w.event(Event::DisksRemoved { uuid: VM, migration, result: Ok(()) });
+    removed(&mut w, migration, Ok(Removal::Gone));
 
     // The same when it took so long that the move was given up.
     let (migration, _) = making(&mut w, 2);
@@ -249,6 +283,82 @@ fn a_refusal_is_typed_for_the_guest_and_in_full_for_the_operator() {
     }
 }
 
+/// Its QEMU ends in the middle of the copy; a persistent one is then shut off here.
+fn ended(w: &mut World, migration: MigrationId, persistent: bool) -> Vec<Action> {
+    w.event(Event::Hypervisor(HvEvent::Gone { uuid: VM }));
+    w.event(Event::Returned { uuid: VM, migration, result: Err(other_error()) });
+    if persistent {
+        return w.look(Domain { state: DomainState::ShutOff, ..with_disk() });
+    }
+    let error = HvError::NoDomain { operation: "look", detail: String::new() };
+    w.event(Event::Domain { uuid: VM, result: Err(error) })
+}
+
+#[test]
+fn a_vm_that_ends_in_the_middle_of_its_copy_leaves_no_half_copy_and_nobody_calls_it_a_copy() {
+    for (persistent, more) in
+        [(true, ""), (false, ""), (true, "remove_source = true"), (false, "remove_source = true")]
+    {
+        let mut w = source(more);
+        let migration = running(&mut w);
+        assert_eq!(asks(&ended(&mut w, migration, persistent)), 1);
+        // Still being received there, or silent: it is asked again, and the record stays.
+        for answer in [Elsewhere::Coming, Elsewhere::NoAnswer("no route".into())] {
+            there(&mut w, answer);
+            assert_eq!(asks(&w.event(Event::Tick)), 0);
+            w.pass(5);
+            assert_eq!(asks(&w.event(Event::Tick)), 1);
+        }
+        let actions = there(&mut w, Elsewhere::No);
+        assert_eq!((removes(&actions), kept(&actions)[0].stage), (1, MadeStage::Removing));
+        assert!(kept(&removed(&mut w, migration, Ok(Removal::Gone))).is_empty());
+        let lie = |a: &Action| matches!(a, Action::Log { text, .. } if text.contains("were copied"));
+        assert!(find(&w.actions, lie).is_none(), "half of it is no copy");
+        assert!(find(&w.actions, |a| matches!(a, Action::RemoveSource { .. })).is_none());
+        assert_eq!(alarms(&w), 0);
+    }
+}
+
+#[test]
+fn whether_a_vm_that_is_gone_is_there_its_destination_says() {
+    // The call failed, and the VM had left all the same.
+    let mut w = source("remove_source = true");
+    let migration = running(&mut w);
+    assert_eq!(asks(&ended(&mut w, migration, true)), 1);
+    let actions = there(&mut w, Elsewhere::Runs);
+    assert!(find(&actions, |a| matches!(a, Action::RemoveSource { .. })).is_some() && removes(&actions) == 0);
+    // It ended here after it was stopped for switch-over: it may have run there, whatever is there now.
+    let mut w = source("");
+    let migration = running(&mut w);
+    w.event(Event::Hypervisor(HvEvent::SwitchingOver { uuid: VM }));
+    ended(&mut w, migration, false);
+    let actions = there(&mut w, Elsewhere::No);
+    assert_eq!((removes(&actions), alarms(&w), kept(&actions).len()), (0, 1, 0));
+    // Nobody knows for long: somebody should.
+    let mut w = source("");
+    let migration = running(&mut w);
+    ended(&mut w, migration, false);
+    for _ in 0..3 {
+        there(&mut w, Elsewhere::NoAnswer("no route".into()));
+        w.pass(5);
+        w.event(Event::Tick);
+    }
+    assert_eq!((alarms(&w), w.broker.alarms.len()), (1, 1));
+    w.pass(60);
+    assert_eq!(asks(&w.event(Event::Tick)), 1);
+    there(&mut w, Elsewhere::Runs);
+    assert!(w.broker.alarms.is_empty());
+    // It is started again here: what is there is not for it.
+    let mut w = source("");
+    let migration = running(&mut w);
+    ended(&mut w, migration, true);
+    w.look(with_disk());
+    w.pass(1);
+    assert_eq!(removes(&w.event(Event::Tick)), 1);
+    there(&mut w, Elsewhere::Runs);
+    assert_eq!(w.broker.made[&VM].made.stage, MadeStage::Removing);
+}
+
 fn former(stage: MadeStage) -> Vec<Made> {
     let copy = Copy {
         target: "vda".into(),
@@ -258,8 +368,8 @@ fn former(stage: MadeStage) -> Vec<Made> {
         needs_bytes: GIB,
         base: None,
     };
-    let (migration, host) = (MigrationId(77), "h2".into());
-    vec![Made { vm: VM, domain: "vm1".into(), migration, host, stage, copies: vec![copy] }]
+    let (migration, host, uri) = (MigrationId(77), "h2".into(), "qemu+tcp://h2/system".into());
+    vec![Made { vm: VM, domain: "vm1".into(), migration, host, uri, stage, copies: vec![copy] }]
 }
 
 #[test]
@@ -277,17 +387,37 @@ fn the_next_broker_removes_what_surely_was_made_and_says_what_may_have_been() {
     // The VM is here and nothing moves.
     let (actions, w) = tick(MadeStage::Made, "remove_source = true", true);
     assert_eq!((removes(&actions), sources(&actions), alarms(&w)), (1, 0, 0));
-    // It has gone there: they are its own.
-    let (actions, _) = tick(MadeStage::Made, "", false);
+    // It has gone, and is there: they are its own.
+    let gone = |more: &str, answer: Elsewhere| {
+        let (actions, mut w) = tick(MadeStage::Made, more, false);
+        assert_eq!((removes(&actions), sources(&actions), asks(&actions)), (0, 0, 1));
+        (there(&mut w, answer), w)
+    };
+    let (actions, _) = gone("", Elsewhere::Runs);
     assert_eq!((removes(&actions), kept(&actions).len()), (0, 0));
-    let (actions, _) = tick(MadeStage::Made, "remove_source = true", false);
+    let (actions, _) = gone("remove_source = true", Elsewhere::Runs);
     assert_eq!((removes(&actions), sources(&actions)), (0, 1));
+    let (actions, w) = gone("", Elsewhere::Yes);
+    assert_eq!((removes(&actions), alarms(&w), kept(&actions).len()), (0, 0, 0));
+    // It is nowhere, and may have run there meanwhile: nobody removes what may be all that is left of it.
+    let (actions, w) = gone("remove_source = true", Elsewhere::No);
+    assert_eq!((removes(&actions), sources(&actions), alarms(&w), kept(&actions).len()), (0, 0, 1, 0));
     let (actions, _) = tick(MadeStage::Left, "remove_source = true", false);
     assert_eq!(sources(&actions), 1);
     let (actions, _) = tick(MadeStage::Removing, "", true);
     assert_eq!(removes(&actions), 1);
     let (actions, w) = tick(MadeStage::Making, "", true);
     assert_eq!((removes(&actions), alarms(&w), kept(&actions).len()), (0, 1, 0));
+}
+
+#[test]
+fn a_note_of_images_that_cannot_be_read_is_an_alarm() {
+    let mut w = source("");
+    w.broker = w.broker.with_disks(Vec::new(), Some("disks.json: torn".into()));
+    for _ in 0..2 {
+        w.event(Event::Tick);
+    }
+    assert_eq!((alarms(&w), w.broker.alarms.len()), (1, 1));
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! Storage pools, and what else of a host a domain's disks and devices need.
 
-use super::calls::{Connection, without_nul};
+use super::calls::{Connection, internal, without_nul};
 use super::errors::Failure;
 use super::xml;
-use crate::hypervisor::{HvError, Needs};
-use crate::storage::{Copy, MakeError, Pool, Question, Refusal, RefusalKind, Seen, View, Volume};
+use crate::hypervisor::{DomainState, HvError, Needs};
+use crate::storage::{Copy, MakeError, Pool, Question, Refusal, RefusalKind, Removal, Seen, View, Volume};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
@@ -14,6 +14,8 @@ use virt::secret::Secret;
 use virt::storage_pool::StoragePool;
 use virt::storage_vol::StorageVol;
 use virt_sys as sys;
+
+const REMOVE: &str = "remove images";
 
 impl Connection {
     pub(super) fn storage_view(&self, needs: &Needs, question: &Question) -> Result<View, HvError> {
@@ -137,30 +139,72 @@ impl Connection {
         })
     }
 
-    /// Not if this domain is active here: they are in use, or about to be.
-    pub(super) fn remove_images(&self, vm: Uuid, copies: &[Copy]) -> Result<(), HvError> {
-        const OP: &str = "remove images";
-        let domain = self.there(OP, virt::domain::Domain::lookup_by_uuid(self.raw(), vm))?;
-        if let Some(domain) = domain
-            && domain.is_active().map_err(self.failed(OP))?
-        {
-            return Err(HvError::Refused {
-                operation: OP,
-                detail: "the VM is there and uses them".to_owned(),
-            });
+    /// At a destination that the domain did not get to. Not if it is known here all the same, in whatever state: one that is
+    /// being received is not before Finish, and goes with its failure. What it has then is its own.
+    pub(super) fn remove_copies(&self, vm: Uuid, copies: &[Copy]) -> Result<Removal, HvError> {
+        match self.domain_on(vm)? {
+            None => self.remove_images(vm, copies),
+            Some(DomainState::Incoming) => Err(HvError::Busy {
+                operation: REMOVE,
+                detail: "what was received of the VM is not gone from there yet".to_owned(),
+            }),
+            Some(_) => Ok(Removal::InUse("the VM itself is there".to_owned())),
         }
-        let pools = self.pools(OP)?;
+    }
+
+    /// At a source that the domain has left. Its definition may be there a moment longer.
+    pub(super) fn remove_originals(&self, vm: Uuid, copies: &[Copy]) -> Result<Removal, HvError> {
+        let domain = self.there(REMOVE, virt::domain::Domain::lookup_by_uuid(self.raw(), vm))?;
+        match domain.map(|d| d.is_active()).transpose().map_err(self.failed(REMOVE))? {
+            Some(true) => Ok(Removal::InUse("the VM runs here".to_owned())),
+            Some(false) | None => self.remove_images(vm, copies),
+        }
+    }
+
+    /// Not if another domain here names one of them.
+    fn remove_images(&self, vm: Uuid, copies: &[Copy]) -> Result<Removal, HvError> {
+        let pools = self.pools(REMOVE)?;
         for copy in copies {
-            without_nul(OP, &copy.path)?;
+            without_nul(REMOVE, &copy.path)?;
             let Some((pool, name)) = pools.place(&copy.path) else {
                 let detail = format!("the directory of {} is no active storage pool", copy.path);
-                return Err(HvError::Refused { operation: OP, detail });
+                return Err(HvError::Refused { operation: REMOVE, detail });
             };
-            if let Some(volume) = self.there(OP, StorageVol::lookup_by_name(pool, name))? {
-                volume.delete(0).map_err(self.failed(OP))?;
+            if let Some(other) = self.other_user(REMOVE, vm, &copy.path, pool, name)? {
+                return Ok(Removal::InUse(format!("another VM, {other}, uses {}", copy.path)));
+            }
+            if let Some(volume) = self.there(REMOVE, StorageVol::lookup_by_name(pool, name))? {
+                volume.delete(0).map_err(self.failed(REMOVE))?;
             }
         }
-        Ok(())
+        Ok(Removal::Gone)
+    }
+
+    /// Another domain of this host, running or only defined, that names this file.
+    fn other_user(
+        &self,
+        op: &'static str,
+        vm: Uuid,
+        path: &str,
+        pool: &StoragePool,
+        name: &str,
+    ) -> Result<Option<String>, HvError> {
+        let failed = self.failed(op);
+        let pool = pool.get_name().map_err(&failed)?;
+        for domain in self.raw().list_all_domains(0).map_err(&failed)? {
+            if domain.get_uuid().map_err(&failed)? == vm {
+                continue;
+            }
+            // As it runs, and as it starts next.
+            for kind in [0, sys::VIR_DOMAIN_XML_INACTIVE] {
+                let Some(xml) = self.there(op, domain.get_xml_desc(kind))? else { continue };
+                let named = xml::names(&xml, path, (&pool, name));
+                if named.map_err(|e| internal(op, format!("the XML of another domain: {e}")))? {
+                    return domain.get_name().map(Some).map_err(&failed);
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// What was looked up, or None where libvirt says that there is none, or that it has no such things at all.
@@ -234,7 +278,7 @@ mod tests {
 
     /// libvirt's own test driver has a storage pool, and a VM that runs.
     #[test]
-    fn images_are_made_all_or_none_and_removed_unless_their_vm_runs_there() {
+    fn images_are_made_all_or_none_and_removed_unless_a_vm_has_them() {
         start_event_loop().unwrap();
         let connection = Connection::open(&Arc::from("test:///default")).unwrap();
         let vm = Uuid::from_u128(1);
@@ -251,11 +295,23 @@ mod tests {
         assert_eq!(look(&connection, &copy("b.raw").path).volume, None);
         assert!(look(&connection, &copy("a.raw").path).volume.is_some());
 
-        let runs =
-            virt::domain::Domain::lookup_by_name(connection.raw(), "test").unwrap().get_uuid().unwrap();
-        let refused = connection.remove_images(runs, &[copy("a.raw")]);
-        assert!(matches!(refused, Err(HvError::Refused { .. })), "{refused:?}");
-        connection.remove_images(vm, &[copy("a.raw"), copy("never-there.raw")]).unwrap();
+        // A VM that is known there has them, whether or not it runs; and so has another one, be it only defined.
+        let here = virt::domain::Domain::lookup_by_name(connection.raw(), "test").unwrap();
+        let removed = |vm| connection.remove_copies(vm, &[copy("a.raw"), copy("never-there.raw")]).unwrap();
+        let in_use = |vm| matches!(removed(vm), Removal::InUse(_));
+        assert!(in_use(here.get_uuid().unwrap()));
+        let other = format!(
+            "<domain type='test'><name>other</name><memory>1024</memory><os><type>hvm</type></os><devices>\
+             <disk type='file'><source file='{DIR}/a.raw'/><target dev='vda'/></disk></devices></domain>"
+        );
+        let other = virt::domain::Domain::define_xml(connection.raw(), &other).unwrap();
+        assert!(in_use(other.get_uuid().unwrap()), "shut off is not gone");
+        assert!(in_use(vm));
+        let originals = connection.remove_originals(vm, &[copy("a.raw")]).unwrap();
+        assert!(matches!(&originals, Removal::InUse(who) if who.contains("other")), "{originals:?}");
+        assert!(look(&connection, &copy("a.raw").path).volume.is_some());
+        other.undefine().unwrap();
+        assert_eq!(removed(vm), Removal::Gone);
         assert_eq!(look(&connection, &copy("a.raw").path).volume, None);
     }
 }

@@ -199,6 +199,19 @@ pub(super) fn target_dir(pool: &str) -> Option<PathBuf> {
     Some(PathBuf::from(path.trim()))
 }
 
+/// Whether a domain's XML names a file, wherever it does: as a disk, as what a disk is an overlay of, as anything else.
+/// `volume` is the same file by its pool and its name there.
+pub(super) fn names(domain: &str, path: &str, volume: (&str, &str)) -> Result<bool, roxmltree::Error> {
+    let doc = Document::parse(domain)?;
+    let names = |n: Node| {
+        let in_pool = (n.attribute("pool"), n.attribute("volume")) == (Some(volume.0), Some(volume.1));
+        in_pool
+            || n.attributes().any(|a| a.value() == path)
+            || n.text().is_some_and(|text| text.trim() == path)
+    };
+    Ok(doc.descendants().any(names))
+}
+
 /// An empty image for a disk to be copied into. It takes room as it is filled.
 pub(super) fn volume(name: &str, copy: &Copy) -> String {
     let compat = if copy.format == "qcow2" { "<compat>1.1</compat>" } else { "" };
@@ -378,6 +391,25 @@ mod tests {
         let base = child(root, "backingStore").unwrap();
         assert_eq!(child(base, "path").unwrap().text(), Some("/b/\"'.raw"));
         assert_eq!(volume_format(&xml), "qcow2");
+    }
+
+    #[test]
+    fn a_file_is_found_wherever_a_domain_names_it() {
+        let names = |devices: &str| {
+            let xml = format!("<domain><devices>{devices}</devices></domain>");
+            names(&xml, "/i/a.raw", ("images", "a.raw")).unwrap()
+        };
+        for names_it in [
+            "<disk><source file='/i/a.raw'/></disk>",
+            "<disk><source file='/i/b'/><backingStore><source file='/i/a.raw'/></backingStore></disk>",
+            "<disk type='volume'><source pool='images' volume='a.raw'/></disk>",
+            "<loader>/i/a.raw</loader>",
+        ] {
+            assert!(names(names_it), "{names_it}");
+        }
+        assert!(!names(
+            "<disk><source file='/i/a.raw2'/></disk><disk><source pool='p' volume='a.raw'/></disk>"
+        ));
     }
 
     #[test]
