@@ -4,7 +4,11 @@
 //! While the interface is down its own route is gone, and the kernel takes the next best one: so it is asked beforehand
 //! what that would be. A *guard*, a route of the kind `unreachable` with the worst metric, is the only good answer.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
+
+/// The routing table that is meant where none is named.
+const MAIN: u32 = 254;
 
 /// What the kernel shows at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,7 +18,7 @@ pub struct LinkFacts {
     /// None: there is no such interface.
     pub interface: Option<Interface>,
     /// By which way the kernel would reach these addresses now.
-    pub ways: Vec<(IpAddr, Way)>,
+    pub ways: Vec<Asked>,
     /// All routes of all tables.
     pub routes: Vec<Route>,
 }
@@ -69,6 +73,15 @@ impl Network {
     }
 }
 
+/// A question to the kernel with its answer. Rules may send elsewhere what has a source, so each address is asked for twice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    pub to: IpAddr,
+    /// None: as a connection is begun. Else as its packets are sent, with the source that it got.
+    pub from: Option<IpAddr>,
+    pub way: Way,
+}
+
 /// The kernel's answer to `ip route get`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Way {
@@ -114,16 +127,20 @@ pub enum Fault {
     /// The address is this host's own.
     Own,
     NoWay {
+        from: Option<IpAddr>,
         why: String,
     },
     /// The kernel sends elsewhere.
     Elsewhere {
+        from: Option<IpAddr>,
         by: String,
     },
     /// There is no guard: once the interface is down, the kernel sends by this.
     Unguarded {
         by: String,
         network: String,
+        /// Where the guard is to be.
+        table: u32,
     },
 }
 
@@ -145,6 +162,7 @@ impl Fault {
 
     /// For the operator: what is wrong, and what would be right.
     pub fn text(&self, name: &str, to: IpAddr) -> String {
+        let pair = |from: &Option<IpAddr>| from.map_or(to.to_string(), |from| format!("{to} from {from}"));
         match self {
             Self::Unknown { why } => format!("it is not known whether {name} leads to {to}: {why}"),
             Self::Missing => {
@@ -156,14 +174,18 @@ impl Fault {
                 format!("{name} has no address in the network of {to}; ip address show dev {name}")
             }
             Self::Own => format!("{to} is this host's own address; correct hosts[].migrate_uri"),
-            Self::NoWay { why } => format!("the kernel knows no way to {to}: {why}"),
-            Self::Elsewhere { by } => {
-                format!("the kernel sends to {to} {by}, and not by {name}; ip route get {to}")
+            Self::NoWay { from, why } => format!("the kernel knows no way to {}: {why}", pair(from)),
+            Self::Elsewhere { from, by } => {
+                let pair = pair(from);
+                format!("the kernel sends to {pair} {by}, and not by {name}; ip route get {pair}")
             }
-            Self::Unguarded { by, network } => format!(
-                "without {name} the kernel would send to {to} {by}; ip route add unreachable {network} metric 4294967295 \
-                 keeps it from that (docs/migration-network.md)"
-            ),
+            Self::Unguarded { by, network, table } => {
+                let table = if *table == MAIN { String::new() } else { format!(" table {table}") };
+                format!(
+                    "without {name} the kernel would send to {to} {by}; ip route add unreachable {network} \
+                     metric 4294967295{table} keeps it from that (docs/migration-network.md)"
+                )
+            }
         }
     }
 }
@@ -183,41 +205,63 @@ pub fn fault(facts: &LinkFacts, to: IpAddr) -> Option<Fault> {
     let Some(own) = interface.networks.iter().find(|n| n.covers(to)) else {
         return Some(Fault::OtherNetwork);
     };
-    let table = match facts.ways.iter().find(|(address, _)| *address == to) {
-        None => return Some(Fault::Unknown { why: "the kernel was not asked for the way".to_owned() }),
-        Some((_, Way::None(why))) => return Some(Fault::NoWay { why: why.clone() }),
-        Some((_, Way::Leads { interface: by, .. })) if *by != facts.name => {
-            return Some(Fault::Elsewhere { by: format!("by {by}") });
-        }
-        Some((_, Way::Leads { direct: false, .. })) => {
-            return Some(Fault::Elsewhere { by: "by way of a router".to_owned() });
-        }
-        // Another source may be another network's, and the answers come by that.
-        Some((_, Way::Leads { source, table, .. })) => match source {
-            Some(source) if interface.networks.iter().any(|n| n.address == *source && n.covers(to)) => *table,
-            Some(source) => return Some(Fault::Elsewhere { by: format!("from {source}") }),
-            None => return Some(Fault::Elsewhere { by: "from an address that it does not tell".to_owned() }),
-        },
+    let tables = leads(facts, interface, to, None).and_then(|(source, first)| {
+        let (_, then) = leads(facts, interface, to, Some(source))?;
+        Ok([first, then])
+    });
+    let tables = match tables {
+        Ok(tables) => tables,
+        Err(fault) => return Some(fault),
     };
-    let next = without(facts, table, to)?;
-    if next.ends {
-        return None;
-    }
+    let (table, next) = tables.into_iter().find_map(|table| Some((table, without(facts, table, to)?)))?;
+    let of = if next.table == table { String::new() } else { format!(" of table {}", next.table) };
     let by = match &next.interface {
-        Some(other) => format!("by {other} (route to {})", next.to.text()),
-        None => format!("by the route to {}", next.to.text()),
+        Some(other) => format!("by {other} (route to {}{of})", next.to.text()),
+        None => format!("by the route to {}{of}", next.to.text()),
     };
-    Some(Fault::Unguarded { by, network: own.text() })
+    Some(Fault::Unguarded { by, network: own.text(), table })
 }
 
-/// The route that the kernel would take if the interface had none: the longest prefix, then the lowest metric. None: it
-/// would know no way.
+/// The source address and the routing table by which the interface leads there.
+fn leads(
+    facts: &LinkFacts,
+    interface: &Interface,
+    to: IpAddr,
+    from: Option<IpAddr>,
+) -> Result<(IpAddr, u32), Fault> {
+    let elsewhere = |by: String| Err(Fault::Elsewhere { from, by });
+    match facts.ways.iter().find(|asked| (asked.to, asked.from) == (to, from)).map(|asked| &asked.way) {
+        None => Err(Fault::Unknown { why: "the kernel was not asked for the way".to_owned() }),
+        Some(Way::None(why)) => Err(Fault::NoWay { from, why: why.clone() }),
+        Some(Way::Leads { interface: by, .. }) if *by != facts.name => elsewhere(format!("by {by}")),
+        Some(Way::Leads { direct: false, .. }) => elsewhere("by way of a router".to_owned()),
+        // Another source may be another network's, and the answers come by that.
+        Some(Way::Leads { source, table, .. }) => match source {
+            Some(source) if interface.networks.iter().any(|n| n.address == *source && n.covers(to)) => {
+                Ok((*source, *table))
+            }
+            Some(source) => elsewhere(format!("from {source}")),
+            None => elsewhere("from an address that it does not tell".to_owned()),
+        },
+    }
+}
+
+/// What the kernel would send by if the interface had no routes. A table without another route there is no end: it goes
+/// on to other tables, and to which ones is for rules to say that are not read here. So all of them count then.
 fn without(facts: &LinkFacts, table: u32, to: IpAddr) -> Option<&Route> {
-    let of_others = facts
-        .routes
-        .iter()
-        .filter(|r| r.table == table && r.interface.as_ref() != Some(&facts.name) && r.to.covers(to));
-    of_others.min_by_key(|r| (std::cmp::Reverse(r.to.prefix), r.metric))
+    let others = |r: &&Route| r.interface.as_ref() != Some(&facts.name) && r.to.covers(to);
+    // The longest prefix, then the lowest metric.
+    let best = |table: u32| {
+        let of_table = facts.routes.iter().filter(others).filter(|r| r.table == table);
+        of_table.min_by_key(|r| (std::cmp::Reverse(r.to.prefix), r.metric, r.ends))
+    };
+    match best(table) {
+        Some(next) => Some(next).filter(|r| !r.ends),
+        None => {
+            let tables: BTreeSet<u32> = facts.routes.iter().map(|r| r.table).collect();
+            tables.into_iter().filter_map(best).find(|r| !r.ends)
+        }
+    }
 }
 
 #[cfg(test)]
@@ -226,7 +270,6 @@ mod tests {
     use proptest::prelude::*;
 
     const THERE: &str = "10.9.0.2";
-    const MAIN: u32 = 254;
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
@@ -251,7 +294,9 @@ mod tests {
                 carrier: true,
                 networks: vec![net("fe80::1/64"), net("10.9.0.1/24")],
             }),
-            ways: vec![(ip(THERE), leads("mig0", "10.9.0.1", true))],
+            ways: [None, Some(ip("10.9.0.1"))]
+                .map(|from| Asked { to: ip(THERE), from, way: leads("mig0", "10.9.0.1", true) })
+                .into(),
             routes: vec![
                 route("0.0.0.0/0", Some("eth0"), 100),
                 route("10.9.0.0/24", Some("mig0"), 0),
@@ -283,20 +328,26 @@ mod tests {
 
     #[test]
     fn each_fault_is_found_and_said() {
-        let by = |text: &str| Some(Fault::Elsewhere { by: text.into() });
         assert_eq!(found(|f| f.interface = None), Some(Fault::Missing));
         assert_eq!(found(|f| interface(f).up = false), Some(Fault::Down));
         assert_eq!(found(|f| interface(f).carrier = false), Some(Fault::NoCarrier));
         assert_eq!(found(|f| interface(f).networks = vec![net("10.8.0.1/24")]), Some(Fault::OtherNetwork));
         assert_eq!(found(|f| interface(f).networks = vec![net("10.9.0.2/24")]), Some(Fault::Own));
-        assert_eq!(found(|f| f.ways.clear()).map(|f| f.is_loss()), Some(true));
-        assert_eq!(
-            found(|f| f.ways[0].1 = Way::None("no route".into())),
-            Some(Fault::NoWay { why: "no route".into() })
-        );
-        assert_eq!(found(|f| f.ways[0].1 = leads("eth0", "10.9.0.1", true)), by("by eth0"));
-        assert_eq!(found(|f| f.ways[0].1 = leads("mig0", "10.9.0.1", false)), by("by way of a router"));
-        assert_eq!(found(|f| f.ways[0].1 = leads("mig0", "10.77.0.1", true)), by("from 10.77.0.1"));
+        // As a connection is begun, and as its packets are sent.
+        for (i, from) in [(0, None), (1, Some(ip("10.9.0.1")))] {
+            let by = |text: &str| Some(Fault::Elsewhere { from, by: text.into() });
+            assert_eq!(found(|f| drop(f.ways.remove(i))).map(|f| f.is_loss()), Some(true));
+            assert_eq!(
+                found(|f| f.ways[i].way = Way::None("no route".into())),
+                Some(Fault::NoWay { from, why: "no route".into() })
+            );
+            assert_eq!(found(|f| f.ways[i].way = leads("eth0", "10.9.0.1", true)), by("by eth0"));
+            assert_eq!(found(|f| f.ways[i].way = leads("mig0", "10.9.0.1", false)), by("by way of a router"));
+            assert_eq!(found(|f| f.ways[i].way = leads("mig0", "10.77.0.1", true)), by("from 10.77.0.1"));
+        }
+        let rule = found(|f| f.ways[1].way = leads("eth0", "10.9.0.1", true)).unwrap();
+        let text = rule.text("mig0", ip(THERE));
+        assert!(text.ends_with("ip route get 10.9.0.2 from 10.9.0.1"), "{text}");
         for fault in [Fault::Missing, Fault::Down, Fault::NoCarrier, Fault::OtherNetwork] {
             assert!(fault.is_loss() && fault.text("mig0", ip(THERE)).contains("mig0"));
         }
@@ -304,7 +355,8 @@ mod tests {
 
     #[test]
     fn without_a_guard_the_next_best_route_is_named() {
-        let unguarded = |by: &str| Some(Fault::Unguarded { by: by.into(), network: "10.9.0.0/24".into() });
+        let unguarded =
+            |by: &str| Some(Fault::Unguarded { by: by.into(), network: "10.9.0.0/24".into(), table: MAIN });
         let missing = found(|f| f.routes.retain(|r| !r.ends));
         assert_eq!(missing, unguarded("by eth0 (route to 0.0.0.0/0)"));
         let text = missing.unwrap().text("mig0", ip(THERE));
@@ -338,28 +390,92 @@ mod tests {
         assert_eq!(net("fd09::1/64").text(), "fd09::/64");
     }
 
+    /// Rules send it by a table of its own, which has nothing but the interface's route.
+    fn ruled(ways: std::ops::Range<usize>, facts: &mut LinkFacts) {
+        facts.routes.push(Route { table: 100, ..route("10.9.0.0/24", Some("mig0"), 0) });
+        for asked in &mut facts.ways[ways] {
+            let Way::Leads { table, .. } = &mut asked.way else { panic!("{asked:?}") };
+            *table = 100;
+        }
+    }
+
+    #[test]
+    fn a_table_without_another_route_is_no_end() {
+        let by = "by eth0 (route to 0.0.0.0/0 of table 254)";
+        let unguarded =
+            |by: &str| Some(Fault::Unguarded { by: by.into(), network: "10.9.0.0/24".into(), table: 100 });
+        for ways in [0..1, 1..2, 0..2] {
+            let found = |change: fn(&mut LinkFacts)| {
+                found(|f| {
+                    ruled(ways.clone(), f);
+                    change(f);
+                })
+            };
+            // The kernel goes on, and comes to a guard ...
+            assert_eq!(found(|_| ()), None);
+            // ... unless another table comes before it, or it is none.
+            let elsewhere = |f: &mut LinkFacts| {
+                f.routes.push(Route { table: 7, ..route("10.0.0.0/8", Some("eth1"), 0) });
+            };
+            assert_eq!(found(elsewhere), unguarded("by eth1 (route to 10.0.0.0/8 of table 7)"));
+            // A guard in its own table ends it before that.
+            assert_eq!(found(|f| f.routes.push(Route { table: 100, ..f.routes[2].clone() })), None);
+            assert!(found(|f| f.routes[2].table = 7).is_some());
+        }
+        let missing = found(|f| {
+            ruled(0..2, f);
+            f.routes.retain(|r| !r.ends);
+        });
+        assert_eq!(missing, unguarded(by));
+        let text = missing.unwrap().text("mig0", ip(THERE));
+        assert!(text.contains("unreachable 10.9.0.0/24 metric 4294967295 table 100 keeps"), "{text}");
+    }
+
+    /// What the kernel sends by, as it does it: table by table, in the order that rules give.
+    fn sent<'a>(order: &[u32], routes: &[&'a Route], to: IpAddr) -> Option<&'a Route> {
+        order.iter().find_map(|table| {
+            let mut of_table: Vec<&Route> =
+                routes.iter().copied().filter(|r| r.table == *table && r.to.covers(to)).collect();
+            of_table.sort_by_key(|r| (std::cmp::Reverse(r.to.prefix), r.metric));
+            of_table.first().copied()
+        })
+    }
+
     proptest! {
-        /// However the tables look: with no fault, taking the interface's routes away leaves nothing that leads on.
+        /// However tables and rules look: with no fault, taking the interface's routes away leaves nothing that leads on.
         #[test]
         fn no_fault_means_that_nothing_is_ever_rerouted(
             routes in proptest::collection::vec(
-                (0u8..=32, any::<u32>(), 0u32..4, 0u8..4, prop::sample::select(vec![MAIN, 7])), 0..12)
+                (0u8..=32, any::<u32>(), 0u32..4, 0u8..4, prop::sample::select(vec![MAIN, 7, 100])), 0..12),
+            // In which order the tables are asked for what has no source, and for what has it: some, or all.
+            orders in [Just(vec![MAIN, 7, 100]).prop_shuffle(), Just(vec![MAIN, 7, 100]).prop_shuffle()],
+            lengths in [1usize..4, 1usize..4],
         ) {
             let there = ip(THERE);
             let routes: Vec<Route> = routes.into_iter().map(|(prefix, noise, metric, by, table)| {
-                // Half of the networks cover the address, else few would ever matter.
-                let bits = if noise & 1 == 0 { 0x0a09_0002 } else { noise };
-                let interface = match by { 0 => None, 1 => Some("mig0"), 2 => Some("eth0"), _ => Some("eth1") };
+                // Most of the networks cover the address, else few would ever matter.
+                let bits = if noise & 3 == 0 { noise } else { 0x0a09_0002 };
+                let interface = match by { 0 => None, 1 => Some("eth0"), _ => Some("mig0") };
                 let to = Network { address: std::net::Ipv4Addr::from_bits(bits).into(), prefix };
                 Route { to, table, metric, interface: interface.map(str::to_owned), ends: by == 0 }
             }).collect();
-            let facts = LinkFacts { routes: routes.clone(), ..good() };
+            let all: Vec<&Route> = routes.iter().collect();
+            let left: Vec<&Route> = all.iter().copied().filter(|r| r.interface.as_deref() != Some("mig0")).collect();
+            let orders = [&orders[0][..lengths[0]], &orders[1][..lengths[1]]];
+            let ways = orders.iter().zip([None, Some(ip("10.9.0.1"))]).map(|(order, from)| {
+                let way = match sent(order, &all, there) {
+                    Some(Route { interface: Some(interface), table, .. }) => Way::Leads {
+                        interface: interface.clone(), source: Some(ip("10.9.0.1")), direct: true, table: *table,
+                    },
+                    Some(_) | None => Way::None("no route".into()),
+                };
+                Asked { to: there, from, way }
+            }).collect();
+            let facts = LinkFacts { ways, routes: routes.clone(), ..good() };
             if fault(&facts, there).is_none() {
-                let mut left: Vec<&Route> = routes.iter()
-                    .filter(|r| r.table == MAIN && r.interface.as_deref() != Some("mig0") && r.to.covers(there))
-                    .collect();
-                left.sort_by_key(|r| (std::cmp::Reverse(r.to.prefix), r.metric));
-                prop_assert!(left.first().is_none_or(|r| r.ends), "{:?}", left);
+                for order in orders {
+                    prop_assert!(sent(order, &left, there).is_none_or(|r| r.ends), "{:?} {:?}", order, left);
+                }
             }
         }
     }

@@ -73,7 +73,7 @@ fn found(to: &str) -> Option<Fault> {
 
 /// By which interface the kernel would send.
 fn way(to: &str) -> Option<String> {
-    match look("mig0", &[address(to)]).unwrap().ways.remove(0).1 {
+    match look("mig0", &[address(to)]).unwrap().ways.remove(0).way {
         Way::Leads { interface, .. } => Some(interface),
         Way::None(_) => None,
     }
@@ -123,13 +123,13 @@ fn each_thing_that_can_be_wrong_is_seen() {
     assert_eq!(found("10.9.0.1"), Some(Fault::Own));
     // A route of the host alone wins over the network's.
     ip("route add 10.9.0.2/32 via 10.1.0.254");
-    assert_eq!(found(THERE), Some(Fault::Elsewhere { by: "by eth0".into() }));
+    assert_eq!(found(THERE), Some(Fault::Elsewhere { from: None, by: "by eth0".into() }));
     ip("route del 10.9.0.2/32 via 10.1.0.254");
     ip("route add 10.9.0.2/32 via 10.9.0.7 dev mig0");
-    assert_eq!(found(THERE), Some(Fault::Elsewhere { by: "by way of a router".into() }));
+    assert_eq!(found(THERE), Some(Fault::Elsewhere { from: None, by: "by way of a router".into() }));
     ip("route del 10.9.0.2/32 via 10.9.0.7 dev mig0");
     ip("route add 10.9.0.2/32 dev mig0 src 10.1.0.1");
-    assert_eq!(found(THERE), Some(Fault::Elsewhere { by: "from 10.1.0.1".into() }));
+    assert_eq!(found(THERE), Some(Fault::Elsewhere { from: None, by: "from 10.1.0.1".into() }));
     ip("route del 10.9.0.2/32 dev mig0 src 10.1.0.1");
     // A rule may send it through another table, where the guard is not.
     ip("route add 10.9.0.0/24 dev mig0 src 10.9.0.1 table 7");
@@ -141,4 +141,61 @@ fn each_thing_that_can_be_wrong_is_seen() {
     assert_eq!(found(THERE), None);
     ip("link del mig0");
     assert_eq!(found(THERE), Some(Fault::Missing));
+}
+
+/// By which interface the kernel sends what is on its way already, asked as people ask.
+fn sent(to: &str, from: &str) -> Option<String> {
+    let out = Command::new("ip").args(["route", "get", to, "from", from]).output().unwrap();
+    let said = String::from_utf8_lossy(&out.stdout).into_owned();
+    let after = said.split(" dev ").nth(1)?;
+    after.split(' ').next().map(str::to_owned)
+}
+
+#[test]
+fn where_rules_send_elsewhere_it_is_foretold_and_so_it_is() {
+    if !is_alone("where_rules_send_elsewhere_it_is_foretold_and_so_it_is") {
+        return;
+    }
+    make();
+    for (there, own, net, guard, router) in [
+        ("10.9.0.2", "10.9.0.1", "10.9.0.0/24", GUARD, "10.1.0.254"),
+        ("fd09::2", "fd09::1", "fd09::/64", GUARD6, "fd01::fe"),
+    ] {
+        let (family, all) = if there.contains(':') { ("-6", "::/0") } else { ("-4", "0.0.0.0/0") };
+        let does = |line: &str| ip(&format!("{family} {line}"));
+        // A table of its own, which has no other route: the kernel goes on to the main one, which has.
+        does(&format!("route add {net} dev mig0 table 100"));
+        does(&format!("rule add to {net} lookup 100"));
+        let foretold = found(there);
+        let Some(Fault::Unguarded { by, table, .. }) = &foretold else { panic!("{foretold:?}") };
+        assert_eq!((by.as_str(), *table), (format!("by eth0 (route to {all} of table 254)").as_str(), 100));
+        assert_eq!(way(there).as_deref(), Some("mig0"), "{there}");
+        ip("link set mig0 down");
+        assert_eq!(way(there).as_deref(), Some("eth0"), "{there}");
+        back();
+        does(&format!("route add {net} dev mig0 table 100"));
+        does(&format!("route add {guard} table 100"));
+        assert_eq!(found(there), None, "{there}");
+        ip("link set mig0 down");
+        assert_eq!((way(there), sent(there, own)), (None, None), "{there}");
+        back();
+        does(&format!("rule del to {net} lookup 100"));
+
+        // What has the interface's address goes by another table: a connection is begun there, and none of it stays there.
+        does(&format!("route add {guard}"));
+        does(&format!("route add default via {router} dev eth0 table 200"));
+        does(&format!("rule add from {own} lookup 200"));
+        assert_eq!((way(there).as_deref(), sent(there, own).as_deref()), (Some("mig0"), Some("eth0")));
+        let elsewhere = Fault::Elsewhere { from: Some(address(own)), by: "by eth0".into() };
+        assert_eq!(found(there), Some(elsewhere), "{there}");
+        // With a route of its own there, that table needs a guard, too.
+        does(&format!("route add {net} dev mig0 table 200"));
+        let foretold = found(there);
+        let Some(Fault::Unguarded { table: 200, .. }) = &foretold else { panic!("{foretold:?}") };
+        does(&format!("route add {guard} table 200"));
+        assert_eq!(found(there), None, "{there}");
+        ip("link set mig0 down");
+        assert_eq!((way(there), sent(there, own)), (None, None), "{there}");
+        back();
+    }
 }

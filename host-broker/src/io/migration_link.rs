@@ -1,6 +1,6 @@
 //! What the kernel shows of the migration network, over rtnetlink: needs no privileges.
 
-use crate::isolation::{Interface, LinkFacts, Network, Route, Way};
+use crate::isolation::{Asked, Interface, LinkFacts, Network, Route, Way};
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
@@ -32,7 +32,15 @@ pub fn look(name: &str, to: &[IpAddr]) -> io::Result<LinkFacts> {
         Some((index, up, carrier)) => Some(Interface { up, carrier, networks: networks(index)? }),
         None => None,
     };
-    let ways = to.iter().map(|to| Ok((*to, way(*to, &mut names)?))).collect::<io::Result<_>>()?;
+    let mut ways = Vec::new();
+    for to in to.iter().copied() {
+        let way = way(to, None, &mut names)?;
+        let source = if let Way::Leads { source, .. } = &way { *source } else { None };
+        ways.push(Asked { to, from: None, way });
+        if source.is_some() {
+            ways.push(Asked { to, from: source, way: self::way(to, source, &mut names)? });
+        }
+    }
     Ok(LinkFacts { name: name.to_owned(), interface, ways, routes: routes(&mut names)? })
 }
 
@@ -81,7 +89,7 @@ fn networks(index: u32) -> io::Result<Vec<Network>> {
     Ok(networks)
 }
 
-fn way(to: IpAddr, names: &mut Names) -> io::Result<Way> {
+fn way(to: IpAddr, from: Option<IpAddr>, names: &mut Names) -> io::Result<Way> {
     let mut asked = RouteMessage::default();
     let (family, width) = if to.is_ipv4() { (AddressFamily::Inet, 32) } else { (AddressFamily::Inet6, 128) };
     asked.header.address_family = family;
@@ -89,6 +97,10 @@ fn way(to: IpAddr, names: &mut Names) -> io::Result<Way> {
     // Else the table is always said to be the main one.
     asked.header.flags = RouteFlags::LookupTable;
     asked.attributes.push(RouteAttribute::Destination(to.into()));
+    if let Some(from) = from {
+        asked.header.source_prefix_length = width;
+        asked.attributes.push(RouteAttribute::Source(from.into()));
+    }
     let answer = match ask(RouteNetlinkMessage::GetRoute(asked), NLM_F_ACK) {
         Ok(answer) => answer,
         // The kernel's word for it: unreachable, prohibited, no route.
@@ -106,11 +118,12 @@ fn way(to: IpAddr, names: &mut Names) -> io::Result<Way> {
     let Some(Device::One(interface)) = device(route, names)? else {
         return Ok(Way::None("it has no interface, or several".to_owned()));
     };
-    let mut source = None;
+    // What a packet has it keeps, and the kernel does not say it again.
+    let mut source = from;
     let mut direct = true;
     for attribute in &route.attributes {
         if let RouteAttribute::PrefSource(address) = attribute {
-            source = ip(address);
+            source = from.or(ip(address));
         } else if matches!(attribute, RouteAttribute::Gateway(_) | RouteAttribute::Via(_)) {
             direct = false;
         }
@@ -280,7 +293,7 @@ mod tests {
         assert!(lo.up && lo.carrier, "{lo:?}");
         assert!(lo.networks.contains(&Network { address: own, prefix: 8 }), "{lo:?}");
         // The kernel delivers it here: no way out.
-        assert_eq!(facts.ways, [(own, Way::None("it is local".into()))]);
+        assert_eq!(facts.ways, [Asked { to: own, from: None, way: Way::None("it is local".into()) }]);
         let local =
             |r: &Route| r.to == Network { address: own, prefix: 32 } && r.interface.as_deref() == Some("lo");
         assert!(facts.routes.iter().any(local), "{:?}", facts.routes);

@@ -1,7 +1,7 @@
 //! Memory leaves by the migration network or not at all.
 
 use super::*;
-use crate::isolation::{Interface, LinkFacts, Network, Route, Way};
+use crate::isolation::{Asked, Interface, LinkFacts, Network, Route, Way};
 use crate::records::MoveState;
 use coms_protocol::host_to_guest::Failed;
 use std::net::IpAddr;
@@ -19,16 +19,22 @@ fn isolated() -> Config {
     Config::parse(Path::new("broker.toml"), text).unwrap()
 }
 
+fn leads(from: Option<IpAddr>) -> Asked {
+    let source = Some(ip("10.9.0.1"));
+    Asked {
+        to: ip(THERE),
+        from,
+        way: Way::Leads { interface: "mig0".into(), source, direct: true, table: 254 },
+    }
+}
+
 fn good() -> LinkFacts {
     let net = |address: &str, prefix| Network { address: ip(address), prefix };
     let guard = Route { to: net("10.9.0.0", 24), table: 254, metric: u32::MAX, interface: None, ends: true };
     LinkFacts {
         name: "mig0".into(),
         interface: Some(Interface { up: true, carrier: true, networks: vec![net("10.9.0.1", 24)] }),
-        ways: vec![(
-            ip(THERE),
-            Way::Leads { interface: "mig0".into(), source: Some(ip("10.9.0.1")), direct: true, table: 254 },
-        )],
+        ways: [None, Some(ip("10.9.0.1"))].map(leads).into(),
         routes: vec![
             Route {
                 to: net("0.0.0.0", 0),
@@ -118,7 +124,8 @@ fn a_link_that_does_not_lead_there_is_a_refusal_and_an_alarm() {
     assert!(format!("{line:?}").contains("mig0 has no carrier"), "{line:?}");
     assert!(w.broker.standing_view().alarms[0].text.contains("mig0 has no carrier"));
     refused(source(), Some(LinkFacts { interface: None, ..good() }));
-    refused(source(), Some(LinkFacts { ways: vec![(ip(THERE), Way::None("no route".into()))], ..good() }));
+    let no_way = Asked { way: Way::None("no route".into()), ..leads(None) };
+    refused(source(), Some(LinkFacts { ways: vec![no_way], ..good() }));
     // Nothing would keep the kernel from another way.
     let unguarded = good().routes.into_iter().filter(|r| !r.ends).collect();
     refused(source(), Some(LinkFacts { routes: unguarded, ..good() }));

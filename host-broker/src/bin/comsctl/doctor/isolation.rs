@@ -43,7 +43,7 @@ fn judged(config: &Config, facts: &LinkFacts) -> Vec<Finding> {
 mod tests {
     use super::super::Status;
     use super::*;
-    use coms_broker::isolation::{Interface, Network, Route, Way};
+    use coms_broker::isolation::{Asked, Interface, Network, Route, Way};
     use std::path::Path;
 
     fn config() -> Config {
@@ -73,18 +73,12 @@ mod tests {
         };
         let guard =
             Route { to: net("10.9.0.0", 24), table: 254, metric: u32::MAX, interface: None, ends: true };
+        let source = Some(ip("10.9.0.1"));
+        let way = Way::Leads { interface: "mig0".into(), source, direct: true, table: 254 };
         LinkFacts {
             name: "mig0".into(),
             interface: Some(Interface { up: true, carrier: true, networks: vec![net("10.9.0.1", 24)] }),
-            ways: vec![(
-                ip("10.9.0.2"),
-                Way::Leads {
-                    interface: "mig0".into(),
-                    source: Some(ip("10.9.0.1")),
-                    direct: true,
-                    table: 254,
-                },
-            )],
+            ways: [None, source].map(|from| Asked { to: ip("10.9.0.2"), from, way: way.clone() }).into(),
             routes: if guarded { vec![eth0, guard] } else { vec![eth0] },
         }
     }
