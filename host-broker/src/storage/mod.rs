@@ -76,7 +76,7 @@ pub enum Source {
 pub enum Device {
     /// An emulated TPM: libvirt moves its state when it can start swtpm there.
     Tpm,
-    /// Rules for a network card, by name. libvirt applies its own of that name there.
+    /// Rules for a network card, by name. They do not travel: libvirt applies what has that name there.
     Filter(String),
     /// A key or a password, which libvirt looks up on each host.
     Secret(Uuid),
@@ -105,7 +105,8 @@ impl Question {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct View {
     pub files: BTreeMap<String, Seen>,
-    pub filters: BTreeSet<String>,
+    /// With those that they include: what each says, as far as it is not the host's own.
+    pub filters: BTreeMap<String, String>,
     pub secrets: BTreeSet<Uuid>,
     /// It can emulate a TPM.
     pub tpm: bool,

@@ -45,7 +45,7 @@ pub fn plan(
         return no(RefusalKind::Device, "it has more disks or devices than are looked at");
     }
     for device in &storage.devices {
-        ready(device, there)?;
+        ready(device, here, there)?;
     }
     let mut plan = Plan::default();
     for disk in &storage.disks {
@@ -117,10 +117,7 @@ fn of_disk(disk: &Disk, here: Option<&View>, there: &View, policy: &Storage) -> 
     if !policy.copy {
         return stays("is libvirt's to judge: [storage] copy is off");
     }
-    let Some(here) = here else {
-        return no(RefusalKind::NotKnown, "this host's libvirt did not tell of its storage pools in time");
-    };
-    copied(disk, path, here, there, policy)
+    copied(disk, path, told(here)?, there, policy)
 }
 
 const SHARED_HINT: &str = "if both hosts see the same one, name its directory in [storage] shared";
@@ -238,15 +235,13 @@ fn is_there(target: &str, base: &Image, here: &View, there: &View, policy: &Stor
     }
 }
 
-fn ready(device: &Device, there: &View) -> Result<(), Refusal> {
-    let lacks = |what: String| no(RefusalKind::DeviceNotReady, what);
+fn ready(device: &Device, here: Option<&View>, there: &View) -> Result<(), Refusal> {
     match device {
         Device::Tpm if !there.tpm => {
             lacks("its TPM is emulated, and libvirt there finds no swtpm and swtpm_setup".to_owned())
         }
-        Device::Filter(name) if !there.filters.contains(name) => {
-            lacks(format!("its network filter `{name}` is not defined there (virsh nwfilter-define)"))
-        }
+        Device::Filter(name) if !there.filters.contains_key(name) => lacks(no_filter(name)),
+        Device::Filter(_) => same_filters(told(here)?, there),
         Device::Secret(uuid) if !there.secrets.contains(uuid) => {
             lacks(format!("secret {uuid} is not defined there (virsh secret-define, secret-set-value)"))
         }
@@ -254,8 +249,38 @@ fn ready(device: &Device, there: &View) -> Result<(), Refusal> {
             no(RefusalKind::Device, format!("its secret is named by usage `{usage}`; name it by uuid"))
         }
         Device::Stays(what) => no(RefusalKind::Device, format!("it uses {what}, which no move takes along")),
-        Device::Tpm | Device::Filter(_) | Device::Secret(_) => Ok(()),
+        Device::Tpm | Device::Secret(_) => Ok(()),
     }
+}
+
+/// All of this VM's, with those that they include. Rules under a known name that are other ones would let through what they
+/// should not, and nobody would notice.
+fn same_filters(here: &View, there: &View) -> Result<(), Refusal> {
+    for (name, rules) in &here.filters {
+        match there.filters.get(name) {
+            Some(same) if same == rules => {}
+            Some(_) => {
+                let what = format!("its network filter `{name}` is another one there");
+                return lacks(format!("{what} (compare virsh nwfilter-dumpxml {name} at both hosts)"));
+            }
+            None => return lacks(no_filter(name)),
+        }
+    }
+    Ok(())
+}
+
+fn no_filter(name: &str) -> String {
+    format!("its network filter `{name}` is not defined there (virsh nwfilter-define)")
+}
+
+fn lacks<T>(what: String) -> Result<T, Refusal> {
+    no(RefusalKind::DeviceNotReady, what)
+}
+
+/// What this host has, where that must be known.
+fn told(here: Option<&View>) -> Result<&View, Refusal> {
+    let silent = "this host's libvirt did not tell of its pools and filters in time";
+    here.map_or_else(|| no(RefusalKind::NotKnown, silent), Ok)
 }
 
 /// Each pool must take all that comes to it.

@@ -33,7 +33,7 @@ impl DomainStorage {
                 }
                 _ => {}
             }
-            found.devices.extend(node.descendants().filter(|n| n.has_tag_name("secret")).map(secret));
+            found.devices.extend(node.descendants().filter_map(secret));
             // More than that is not held, whatever there is.
             if found.disks.len() > MOST || found.devices.len() > MOST {
                 found.too_many = true;
@@ -96,11 +96,17 @@ fn tpm(node: Node<'_, '_>) -> Device {
     }
 }
 
-fn secret(node: Node<'_, '_>) -> Device {
-    match node.attribute("uuid").map(Uuid::parse_str) {
+/// `<secret uuid='...'>` of a disk, or `<encryption secret='...'>` of a TPM's state.
+fn secret(node: Node<'_, '_>) -> Option<Device> {
+    let uuid = match node.tag_name().name() {
+        "secret" => node.attribute("uuid"),
+        "encryption" => Some(node.attribute("secret")?),
+        _ => return None,
+    };
+    Some(match uuid.map(Uuid::parse_str) {
         Some(Ok(uuid)) => Device::Secret(uuid),
         Some(Err(_)) | None => Device::SecretByUsage(node.attribute("usage").unwrap_or_default().to_owned()),
-    }
+    })
 }
 
 fn child<'a, 'i>(node: Node<'a, 'i>, name: &str) -> Option<Node<'a, 'i>> {

@@ -91,7 +91,8 @@ fn reads_a_running_vm() {
          name='p/i'/><backingStore/><target dev='vdc'/></disk>\
          <disk type='file' device='cdrom'><target dev='sda'/><readonly/></disk>\
          <interface type='bridge'><filterref filter='clean-traffic'/></interface>\
-         <tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm>\
+         <tpm model='tpm-crb'><backend type='emulator' version='2.0'><encryption \
+         secret='22222222-2222-3333-4444-555555555555'/></backend></tpm>\
          <hostdev mode='subsystem' type='pci'/><shmem name='s'/>\
          <tpm model='tpm-tis'><backend type='passthrough'/></tpm>",
         overlay(QCOW2),
@@ -115,10 +116,11 @@ fn reads_a_running_vm() {
     let devices = &found.devices;
     assert!(matches!(&devices[0], Device::Secret(uuid) if uuid.to_string().starts_with("11111111")));
     assert_eq!(devices[1..3], [Device::Filter("clean-traffic".into()), Device::Tpm]);
-    assert!(devices[3..].iter().all(|d| matches!(d, Device::Stays(_))) && devices.len() == 6, "{devices:?}");
+    assert!(matches!(&devices[3], Device::Secret(uuid) if uuid.to_string().starts_with("22222222")));
+    assert!(devices[4..].iter().all(|d| matches!(d, Device::Stays(_))) && devices.len() == 7, "{devices:?}");
     let asked = question(&found, &policy());
     assert_eq!(asked.files, [BASE, QCOW2, RAW].map(str::to_owned).into());
-    assert!(asked.tpm && asked.filters.len() == 1 && asked.secrets.len() == 1);
+    assert!(asked.tpm && asked.filters.len() == 1 && asked.secrets.len() == 2);
 }
 
 #[test]
@@ -287,23 +289,44 @@ fn a_read_only_image_must_be_there_where_that_can_be_told() {
 
 #[test]
 fn devices_go_where_their_host_is_ready_for_them() {
-    let secret = Uuid::from_u128(5);
+    let (secret, state) = (Uuid::from_u128(5), Uuid::from_u128(6));
     let devices = format!(
-        "<tpm><backend type='emulator'><encryption secret='x'/></backend></tpm>\
+        "<tpm><backend type='emulator'><encryption secret='{state}'/></backend></tpm>\
          <interface><filterref filter='f'/></interface>\
          <disk type='network'><auth><secret uuid='{secret}'/></auth><source protocol='rbd'/></disk>"
     );
     let storage = read(&devices);
-    let ready =
-        View { tpm: true, filters: ["f".to_owned()].into(), secrets: [secret].into(), ..View::default() };
-    assert!(plan(&storage, None, &ready, &Storage::default()).is_ok());
-    for lacking in [
-        View { tpm: false, ..ready.clone() },
-        View { filters: BTreeSet::new(), ..ready.clone() },
-        View { secrets: BTreeSet::new(), ..ready.clone() },
+    let filters =
+        |all: &[(&str, &str)]| all.iter().map(|(name, rules)| ((*name).into(), (*rules).into())).collect();
+    let ready = View {
+        tpm: true,
+        // The first includes the second.
+        filters: filters(&[("f", "drop"), ("g", "accept")]),
+        secrets: [secret, state].into(),
+        ..View::default()
+    };
+    let planned = |here: Option<&View>, there: &View| plan(&storage, here, there, &Storage::default());
+    assert!(planned(Some(&ready), &ready).is_ok());
+    for (lacking, word) in [
+        (View { tpm: false, ..ready.clone() }, "swtpm"),
+        (View { filters: BTreeMap::new(), ..ready.clone() }, "`f` is not defined there"),
+        (View { filters: filters(&[("f", "drop")]), ..ready.clone() }, "`g` is not defined there"),
+        (
+            View { filters: filters(&[("f", "drop"), ("g", "drop")]), ..ready.clone() },
+            "`g` is another one there",
+        ),
+        (View { secrets: [state].into(), ..ready.clone() }, "secret-define"),
+        (View { secrets: [secret].into(), ..ready.clone() }, "secret-define"),
     ] {
-        assert_eq!(kind(plan(&storage, None, &lacking, &Storage::default())), RefusalKind::DeviceNotReady);
+        let refusal = planned(Some(&ready), &lacking).unwrap_err();
+        assert_eq!(refusal.kind, RefusalKind::DeviceNotReady, "{refusal:?}");
+        assert!(refusal.detail.contains(word), "{word}: {refusal:?}");
     }
+    assert_eq!(
+        kind(planned(None, &ready)),
+        RefusalKind::NotKnown,
+        "with what would its filters be compared?"
+    );
     for stays in [
         "<hostdev mode='subsystem' type='usb'/>",
         "<filesystem type='mount'><driver type='virtiofs'/></filesystem>",

@@ -27,10 +27,16 @@ impl Connection {
             let seen = self.seen(OP, &pools, path, &mut fresh)?;
             view.files.insert(path.clone(), seen);
         }
-        for name in &question.filters {
-            without_nul(OP, name)?;
-            if self.there(OP, NWFilter::lookup_by_name(self.raw(), name))?.is_some() {
-                view.filters.insert(name.clone());
+        let mut filters: Vec<String> = question.filters.iter().cloned().collect();
+        while let Some(name) = filters.pop() {
+            without_nul(OP, &name)?;
+            if view.filters.contains_key(&name) {
+                continue;
+            }
+            if let Some(filter) = self.there(OP, NWFilter::lookup_by_name(self.raw(), &name))? {
+                let (rules, included) = xml::filter(&filter.get_xml_desc(0).map_err(self.failed(OP))?);
+                filters.extend(included);
+                view.filters.insert(name, rules);
             }
         }
         for uuid in &question.secrets {

@@ -5,6 +5,7 @@ use crate::network::{INTERFACES, Interface, STRETCHED, is_bridge};
 use crate::storage::{Copy, DomainStorage};
 use coms_protocol::{LINE_ALIAS, PORT_NAME};
 use roxmltree::{Document, Node};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use uuid::Uuid;
 
@@ -175,6 +176,22 @@ pub(super) fn volume_format(volume: &str) -> String {
         Some(format.to_owned())
     };
     find().unwrap_or_default()
+}
+
+/// What a network filter says, and the names of those that it includes. Without its UUID, which is another on each host, and
+/// in one form, however the host's libvirt writes it.
+pub(super) fn filter(xml: &str) -> (String, Vec<String>) {
+    let Ok(doc) = Document::parse(xml) else { return (xml.to_owned(), Vec::new()) };
+    let (mut rules, mut included) = (String::new(), Vec::new());
+    for node in doc.root_element().descendants().filter(|n| n.is_element() && !n.has_tag_name("uuid")) {
+        let attributes: BTreeMap<_, _> = node.attributes().map(|a| (a.name(), a.value())).collect();
+        let (depth, tag) = (node.ancestors().count(), node.tag_name().name());
+        rules.push_str(&format!("{depth} {tag} {attributes:?}\n"));
+        if tag == "filterref" {
+            included.extend(node.attribute("filter").map(str::to_owned));
+        }
+    }
+    (rules, included)
 }
 
 /// What a pool mounts over the network, as its definition says.
@@ -372,6 +389,26 @@ mod tests {
         assert!(emulates_tpm(&with(both)));
         assert!(!emulates_tpm(&with(&both.replace("emulator", "external"))));
         assert!(!emulates_tpm(&with("<tpm supported='no'/>")) && !emulates_tpm("nonsense"));
+    }
+
+    #[test]
+    fn a_filter_is_the_same_however_it_is_written_and_another_one_by_any_rule() {
+        let own = "<filter name='f' chain='root' priority='-700'><uuid>1</uuid><filterref filter='no-spoof'/>\
+                   <rule action='drop' direction='in' priority='500'><tcp dstportstart='7'/></rule></filter>";
+        let other = "<filter chain='root' name='f' priority='-700'>\n  <uuid>2</uuid>\n  <filterref filter='no-spoof'/>\n\
+                     <rule direction='in' priority='500' action='drop'>\n<tcp dstportstart='7'/></rule>\n</filter>\n";
+        let (rules, included) = filter(own);
+        assert_eq!((&rules, included), (&filter(other).0, vec!["no-spoof".to_owned()]));
+        for (from, to) in [
+            ("'drop'", "'accept'"),
+            ("'7'", "'8'"),
+            ("'500'", "'501'"),
+            ("<filterref filter='no-spoof'/>", ""),
+            ("<tcp dstportstart='7'/></rule>", "</rule><tcp dstportstart='7'/>"),
+        ] {
+            assert_ne!(filter(&own.replace(from, to)).0, rules, "{from} -> {to}");
+        }
+        assert_ne!(filter("no xml").0, filter("no xml either").0);
     }
 
     #[test]
