@@ -23,7 +23,7 @@ cd "$root" # rust-toolchain.toml decides which rustc answers
 readonly MIN_RUST=1.95
 readonly PACKAGES=(
   qemu-system-x86 qemu-utils swtpm swtpm-tools libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients libvirt-dev
-  iproute2 util-linux mount procps kmod gnutls-bin xz-utils
+  iproute2 util-linux mount procps kmod gnutls-bin xz-utils iptables
   gcc libc6-dev pkg-config ca-certificates python3
   # What customers measure with, for the tests of plugins.
   monitoring-plugins-basic monitoring-plugins-standard python3-statsd python3-jsonschema libfaketime

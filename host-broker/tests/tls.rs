@@ -404,6 +404,12 @@ fn tls_rotation_over_two_hosts_never_stops_migrations() {
         ["check", "--root", roots[0].1.to_str().unwrap(), "--config", config.to_str().unwrap(), "--json"];
     let (code, out, _) = comsctl(&args.map(str::to_owned));
     assert!(code == 1 && out.contains("h2 is reached by TLS"), "{out}");
+    // The broker would tell others of certificates that QEMU does not use.
+    for (named, told) in [("/etc/pki/mig/", false), ("/etc/pki/qemu", true)] {
+        fs::write(&config, format!("{text}[encryption]\ncertificates = \"{named}\"\n")).unwrap();
+        let (_, out, _) = comsctl(&args.map(str::to_owned));
+        assert_eq!(out.contains("other-directory"), told, "{named}: {out}");
+    }
     // Damage is found.
     fs::copy(pki.join("mig/ca-cert.pem"), pki.join("mig/client-cert.pem")).unwrap();
     let (code, found, _) = on_host(&roots[0].1, &["check"]);

@@ -139,6 +139,12 @@ fn every_value_of_every_enumeration_is_on_the_page() {
                 .map(|r| [r[0].clone(), r[1].clone()])
                 .collect();
             assert_eq!(page, known, stringify!($type));
+            // Who writes an agent from the page should not look for what is left out.
+            let given: Vec<u16> = $type::KNOWN.iter().map(|v| v.number()).collect();
+            let gap = given.windows(2).find(|pair| pair[1] != pair[0] + 1).map(|p| (p[0] + 1, p[1] - 1));
+            let told = gap.map(|(from, to)| format!("\n{from} to {to} were never given"));
+            let page = section(concat!("### ", stringify!($type)));
+            assert!(told.is_none_or(|told| page.contains(&told)), "{} skips {gap:?}", stringify!($type));
         )*};
     }
     check!(Technique Encryption Initiator RequestReason Metric DenyReason FailReason Phase NoticeReason Cause

@@ -2,6 +2,8 @@
 //! here takes a list.
 
 use super::{Finding, Kind, Name, Severity};
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// Where libvirt's QEMU driver is configured.
@@ -25,6 +27,15 @@ pub struct QemuConf {
 }
 
 impl QemuConf {
+    /// That of the host whose files are below `root`, and why it could not be read, where it is there.
+    pub fn read(root: &Path) -> (Self, Option<String>) {
+        match fs::read_to_string(below(root, QEMU_CONF)) {
+            Ok(text) => (Self::parse(&text), None),
+            Err(e) if e.kind() == ErrorKind::NotFound => (Self::default(), None),
+            Err(e) => (Self::default(), Some(e.to_string())),
+        }
+    }
+
     pub fn parse(text: &str) -> Self {
         let mut this = Self::default();
         for (key, value) in text.lines().filter_map(setting) {
@@ -45,11 +56,11 @@ impl QemuConf {
         this
     }
 
-    /// Where QEMU looks for certificates when it migrates.
-    pub fn dir(&self, migrate_dir_exists: bool) -> PathBuf {
+    /// Where QEMU looks for certificates when it migrates, as libvirt tells it.
+    pub fn dir(&self, root: &Path) -> PathBuf {
         self.migrate_dir
             .clone()
-            .or_else(|| migrate_dir_exists.then(|| MIGRATE_DIR.into()))
+            .or_else(|| below(root, MIGRATE_DIR).is_dir().then(|| MIGRATE_DIR.into()))
             .or_else(|| self.default_dir.clone())
             .unwrap_or_else(|| DEFAULT_DIR.into())
     }
@@ -101,6 +112,12 @@ impl QemuConf {
     }
 }
 
+/// Where an absolute path of the host is whose files are below `root`.
+pub(super) fn below(root: &Path, path: impl AsRef<Path>) -> PathBuf {
+    let path = path.as_ref();
+    root.join(path.strip_prefix("/").unwrap_or(path))
+}
+
 /// Key and value of a line, without quotes and comment.
 fn setting(line: &str) -> Option<(&str, &str)> {
     let (key, value) = line.split_once('=')?;
@@ -132,17 +149,26 @@ mod tests {
              migration_host = \"[fd00::2]\"\nmigrate_tls_x509_cert_dir=\"/srv/a b\"\nnonsense\ncgroup_controllers = [ ]\n",
         );
         assert_eq!((conf.user.as_deref(), conf.group.as_deref()), (Some("+107"), Some("kvm")));
-        assert_eq!((conf.migrate_verify, conf.dir(true)), (Some(false), "/srv/a b".into()));
+        assert_eq!((conf.migrate_verify, conf.dir(Path::new("/"))), (Some(false), "/srv/a b".into()));
         assert_eq!(conf.migration_name(), Some(Name::Ip("fd00::2".parse().unwrap())));
     }
 
     #[test]
     fn the_directory_is_the_one_that_libvirt_takes() {
-        let plain = QemuConf::default();
-        assert_eq!(plain.dir(false), Path::new(DEFAULT_DIR));
-        assert_eq!(plain.dir(true), Path::new(MIGRATE_DIR));
-        let default = QemuConf::parse("default_tls_x509_cert_dir = \"/srv/pki\"");
-        assert_eq!((default.dir(false), default.dir(true)), ("/srv/pki".into(), MIGRATE_DIR.into()));
+        let root = std::env::temp_dir().join(format!("coms-qemu-conf-{}", std::process::id()));
+        let lines = |text: &str| {
+            fs::create_dir_all(root.join("etc/libvirt")).unwrap();
+            fs::write(below(&root, QEMU_CONF), text).unwrap();
+        };
+        let dir = || QemuConf::read(&root).0.dir(&root);
+        assert_eq!((QemuConf::read(&root), dir()), ((QemuConf::default(), None), DEFAULT_DIR.into()));
+        lines("default_tls_x509_cert_dir = \"/srv/pki\"\n");
+        assert_eq!(dir(), Path::new("/srv/pki"));
+        fs::create_dir_all(below(&root, MIGRATE_DIR)).unwrap();
+        assert_eq!(dir(), Path::new(MIGRATE_DIR), "before the default of all that QEMU does");
+        lines("default_tls_x509_cert_dir = \"/srv/pki\"\nmigrate_tls_x509_cert_dir = \"/srv/own\"\n");
+        assert_eq!(dir(), Path::new("/srv/own"));
+        fs::remove_dir_all(&root).unwrap();
     }
 
     #[test]

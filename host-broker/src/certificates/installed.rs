@@ -1,6 +1,6 @@
 //! What is installed on a host, read. Judges nothing.
 
-use super::conf::{MIGRATE_DIR, QEMU_CONF, QemuConf};
+use super::conf::{QEMU_CONF, QemuConf, below};
 use super::{Content, Expected, File, Finding, Kind, Meta, Name, Owner, Pair, Set, Severity, User, inspect};
 use crate::config::Config;
 use std::fs;
@@ -29,26 +29,16 @@ pub struct Host {
 impl Host {
     /// The host whose files are below `root`: `/` for this one.
     pub fn read(root: &Path) -> Self {
-        let below = |path: &str| root.join(path.trim_start_matches('/'));
-        let (text, conf_unread) = match fs::read_to_string(below(QEMU_CONF)) {
-            Ok(text) => (text, None),
-            Err(e) if e.kind() == ErrorKind::NotFound => (String::new(), None),
-            Err(e) => (String::new(), Some(e.to_string())),
-        };
-        let conf = QemuConf::parse(&text);
-        let qemu_dir = conf.dir(below(MIGRATE_DIR).is_dir());
-        let qemu_user = qemu_user(
-            &conf,
-            &fs::read_to_string(below("/etc/passwd")).unwrap_or_default(),
-            &fs::read_to_string(below("/etc/group")).unwrap_or_default(),
-        );
+        let (conf, conf_unread) = QemuConf::read(root);
+        let qemu_dir = conf.dir(root);
+        let table = |path: &str| fs::read_to_string(below(root, path)).unwrap_or_default();
+        let qemu_user = qemu_user(&conf, &table("/etc/passwd"), &table("/etc/group"));
         Self { root: root.to_owned(), conf, conf_unread, qemu_dir, qemu_user }
     }
 
     /// Where a path of that host is here.
     pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {
-        let path = path.as_ref();
-        self.root.join(path.strip_prefix("/").unwrap_or(path))
+        below(&self.root, path)
     }
 
     /// What QEMU reads.
@@ -139,6 +129,21 @@ impl Host {
         names
     }
 
+    /// The broker is told of another directory than QEMU is.
+    pub fn other_directory(&self, config: &Config) -> Option<Finding> {
+        let named = config.encryption.certificates.as_ref().filter(|dir| **dir != self.qemu_dir)?;
+        let (named, qemu) = (named.display(), self.qemu_dir.display());
+        Some(Finding::new(
+            Severity::Warn,
+            Kind::OtherDirectory,
+            Path::new(QEMU_CONF),
+            format!(
+                "QEMU looks in {qemu}, and [encryption] certificates of broker.toml is {named}: the other hosts are told of certificates that QEMU does not use"
+            ),
+            "take [encryption] certificates out of broker.toml, then comsctl reload",
+        ))
+    }
+
     /// All that is to be said of what is installed: QEMU's files, libvirt's, and what its configuration makes of them.
     pub fn inspect(&self, config: Option<&Config>, now_unix_s: i64) -> Vec<Finding> {
         let expected = self.expected(config);
@@ -159,6 +164,7 @@ impl Host {
                 found.extend(inspect(&libvirt, &expected, now_unix_s));
             }
         }
+        found.extend(config.and_then(|c| self.other_directory(c)));
         let conf = Path::new(QEMU_CONF);
         match &self.conf_unread {
             None => found.extend(self.conf.inspect(conf, &self.qemu_dir)),
@@ -177,6 +183,12 @@ impl Host {
         }
         found
     }
+}
+
+/// Where the broker looks for QEMU's certificates: what the operator named, else where QEMU here does.
+pub fn directory(config: &Config) -> PathBuf {
+    let root = Path::new("/");
+    config.encryption.certificates.clone().unwrap_or_else(|| QemuConf::read(root).0.dir(root))
 }
 
 /// What was made for a host, in one directory.

@@ -70,6 +70,8 @@ pub enum Kind {
     BreaksTrust,
     VerifyOff,
     Setting,
+    /// QEMU and the broker look in different places.
+    OtherDirectory,
     UserUnknown,
 }
 

@@ -249,7 +249,7 @@ pub struct RandomMoves {
 /// How well moves must be encrypted, as the operator wants it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Encryption {
-    /// Where QEMU's certificates for migrations are. None: where libvirt looks unless qemu.conf says otherwise.
+    /// Where QEMU's certificates for migrations are. None: where QEMU looks (`certificates/installed.rs`).
     pub certificates: Option<PathBuf>,
     /// For every move, at least.
     pub default: EncryptionLevel,

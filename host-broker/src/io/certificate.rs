@@ -1,24 +1,15 @@
 //! The certificates that QEMU here needs for encrypted moves, as far as this broker tells of them: whether they are there,
 //! and the fingerprint of the one that others are shown. What is wrong with them `comsctl doctor` finds.
 
-use crate::config::Config;
 use std::fs::File;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-/// Where libvirt looks unless qemu.conf says otherwise: the first of them that is there.
-const USUAL: [&str; 2] = ["/etc/pki/libvirt-migrate", "/etc/pki/qemu"];
 /// Without the client's two a host can be moved to, and not from: libvirt asks both ends for theirs.
 const FILES: [&str; 5] =
     ["ca-cert.pem", "server-cert.pem", "server-key.pem", "client-cert.pem", "client-key.pem"];
 /// A chain of certificates is a few KiB.
 const MOST_BYTES: u64 = 256 * 1024;
-
-/// Where they are.
-pub fn directory(config: &Config) -> PathBuf {
-    let usual = || USUAL.iter().map(PathBuf::from).find(|p| p.is_dir());
-    config.encryption.certificates.clone().or_else(usual).unwrap_or_else(|| PathBuf::from(USUAL[1]))
-}
 
 /// SHA-256, in hexadecimal, of the server's certificate; None unless all files are there and can be read.
 pub fn installed(dir: &Path) -> Option<String> {

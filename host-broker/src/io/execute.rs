@@ -13,6 +13,7 @@ use super::samplers::Samplers;
 use super::state::State;
 use super::step;
 use crate::action::{Action, Level};
+use crate::certificates::installed;
 use crate::config::{Config, ConfigError};
 use crate::event::{Answer, Elsewhere, Event};
 use crate::hypervisor::{DomainState, HvError, JobFigures, Mark, MigrateSpec, Needs};
@@ -87,7 +88,7 @@ impl Executor {
             disks_kept: Ok(()),
             file,
             me: config.me.name.clone(),
-            certificates: certificate::directory(config),
+            certificates: installed::directory(config),
             clock: Clock::start(),
             log_limit: LogLimit::default(),
         }
@@ -237,7 +238,7 @@ impl Executor {
                 self.spawn(async move { Event::Reloaded { caller, config } });
             }
             Action::Configure(config) => {
-                self.certificates = certificate::directory(&config);
+                self.certificates = installed::directory(&config);
                 self.samplers.set(&config);
                 let key = self.state.alias_key.link_key();
                 self.pool.send_replace(link::Pool::of(&config, key));

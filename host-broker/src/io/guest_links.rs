@@ -432,3 +432,26 @@ fn open_record(dir: &Path, uuid: Uuid) -> Option<File> {
         .and_then(|()| OpenOptions::new().append(true).create(true).mode(0o600).open(&path));
     opened.map_err(|e| warn!("{}: {e}; this link is not recorded", path.display())).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use coms_protocol::host_to_guest::{Enforced, Protected};
+    use coms_protocol::types::{EncryptionLevel, MigrationId, Protection};
+
+    /// What was enforced belongs to the outcome: an agent that was started anew meanwhile is told both.
+    #[test]
+    fn what_was_enforced_is_told_to_the_next_agent_and_what_the_last_one_wanted_to_know_is_not() {
+        let enforced = Enforced {
+            migration: MigrationId(1),
+            ram: Protection::Tls,
+            disk: Protection::None,
+            control: Protection::Tls,
+            destination_certificate_sha256: None,
+        };
+        assert!(is_news(&HostToGuest::Enforced(enforced)));
+        let never = EncryptionLevel::Never;
+        let answer = Protected { number: Some(1), level: never, by: None, wish: never };
+        assert!(!is_news(&HostToGuest::Protected(answer)));
+    }
+}

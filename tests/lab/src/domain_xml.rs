@@ -46,6 +46,9 @@ pub(crate) fn domain_xml(config: &GuestConfig, uuid: &str, initrd: &Path) -> Str
         xml => format!("<metadata>{xml}</metadata>"),
     };
     let odd_memory = odd_memory(config.memory_mib);
+    // libvirt adds a USB controller where a device needs one, unless there is to be none.
+    let usb =
+        if config.devices_xml.contains("type='usb'") { "" } else { "<controller type='usb' model='none'/>" };
     format!(
         r#"<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
   <name>{name}</name>
@@ -64,7 +67,7 @@ pub(crate) fn domain_xml(config: &GuestConfig, uuid: &str, initrd: &Path) -> Str
   <on_reboot>destroy</on_reboot>
   <on_crash>destroy</on_crash>
   <devices>
-    <controller type='usb' model='none'/>
+    {usb}
     {disk}
     {devices}
     <interface type='bridge'>

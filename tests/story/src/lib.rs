@@ -233,8 +233,8 @@ impl Stage {
         }
         toml.push_str(&format!("\n{}\n", self.settings.places));
         if let Some(more) = &self.settings.encryption {
-            let certificates = coms_lab::PKI;
-            toml.push_str(&format!("\n[encryption]\ncertificates = \"{certificates}\"\n{more}\n"));
+            // Where the certificates are, the broker reads in the host's qemu.conf.
+            toml.push_str(&format!("\n[encryption]\n{more}\n"));
         }
         if !self.settings.notice.is_empty() {
             toml.push_str(&format!("\n[notice]\n{}\n", self.settings.notice));

@@ -1,5 +1,6 @@
-//! VMs with disks that only their host has, with overlays, with disks that all hosts reach, and with a TPM: what is copied
-//! is the same afterwards, what cannot go is refused and told, and what fails leaves nothing behind.
+//! VMs with disks that only their host has, with overlays, with disks that all hosts reach, with keys, a network filter, a
+//! TPM, or a device of their host: what is copied is the same afterwards, what cannot go is refused and told, and what
+//! fails leaves nothing behind.
 
 use coms_lab::{Guest, GuestConfig, Host, Signal};
 use coms_story::*;
@@ -12,6 +13,11 @@ const IMAGES: &str = "/var/lib/libvirt/images";
 const BASES: &str = "/var/lib/libvirt/bases";
 const SHARED: &str = "/var/lib/libvirt/shared";
 const MIB: u64 = 1 << 20;
+/// Of the disk that is encrypted, as libvirt knows its key.
+const KEY: &str = "0f8a1d0e-57a4-4c0e-9c5f-6a1b1f5f0c11";
+const PASSPHRASE: &str = "correct horse";
+/// Keeps a guest's TCP port from being reached.
+const FILTER: &str = "no-echo";
 
 fn up(storage: &str) -> Result<Stage> {
     let stage = Stage::up(Settings { places: format!("[storage]\n{storage}"), ..Settings::default() })?;
@@ -148,6 +154,16 @@ fn a_disk_of_its_host_alone_is_copied_while_its_guest_writes() -> Result<()> {
     run(there, &["umount", IMAGES])?;
     pool(there, "images", IMAGES)?;
 
+    // What would keep it here a doctor tells beforehand.
+    let complains = || -> Result<bool> {
+        let (_, told, _) = stage.comsctl_raw(1, &["doctor"])?;
+        Ok(told.contains("vm1: it has images in /var/lib/libvirt/images, which is no active storage pool"))
+    };
+    assert!(!complains()?);
+    stage.host(1).virsh(&["pool-destroy", "images"])?;
+    assert!(complains()?);
+    pool(stage.host(1), "images", IMAGES)?;
+
     // A move that does not happen leaves nothing at the destination: cancelled ...
     stage.host(1).set_rate_mbit(Some(40))?;
     let id = begins(&stage, &guest, 1, &image(&stage, 0))?;
@@ -179,6 +195,46 @@ fn a_disk_of_its_host_alone_is_copied_while_its_guest_writes() -> Result<()> {
     stage.finish(&[&guest])
 }
 
+/// Has a host's libvirt know what this XML says.
+fn define(host: &Host, what: &str, xml: &str) -> Result<()> {
+    host.write_file("/var/lib/libvirt/define.xml", xml)?;
+    host.virsh(&[what, "/var/lib/libvirt/define.xml"])?;
+    Ok(())
+}
+
+fn filter(port: u16) -> String {
+    format!(
+        "<filter name='{FILTER}' chain='ipv4'><rule action='drop' direction='in'><ip protocol='tcp' \
+         dstportstart='{port}'/></rule></filter>"
+    )
+}
+
+/// The operator has a running guest's network card filtered.
+fn put_filter(host: &Host, guest: &Guest) -> Result<()> {
+    let xml = host.virsh(&["dumpxml", guest.name()])?;
+    let card = xml.find("<interface").zip(xml.find("</interface>")).and_then(|(from, to)| xml.get(from..to));
+    let card = card.ok_or("it has no network card")?;
+    let xml = format!("{card}<filterref filter='{FILTER}'/></interface>");
+    host.write_file("/var/lib/libvirt/card.xml", xml)?;
+    host.virsh(&["update-device", guest.name(), "/var/lib/libvirt/card.xml", "--live"])?;
+    Ok(())
+}
+
+/// Without its key.
+fn define_secret(host: &Host) -> Result<()> {
+    define(
+        host,
+        "secret-define",
+        &format!("<secret ephemeral='no' private='yes'><uuid>{KEY}</uuid></secret>"),
+    )
+}
+
+fn set_secret(host: &Host) -> Result<()> {
+    host.write_file("/var/lib/libvirt/key", PASSPHRASE)?;
+    host.virsh(&["secret-set-value", KEY, "--file", "/var/lib/libvirt/key", "--plain"])?;
+    Ok(())
+}
+
 #[test]
 fn of_an_overlay_only_itself_is_sent_and_what_all_hosts_reach_stays_where_it_is() -> Result<()> {
     let stage = up(&format!("copy = true\nbases = [\"{BASES}\"]\nshared = [\"{SHARED}\"]"))?;
@@ -190,25 +246,51 @@ fn of_an_overlay_only_itself_is_sent_and_what_all_hosts_reach_stays_where_it_is(
     for i in [0, 1] {
         stage.host(i).write_file(&kept, vec![7; MIB as usize])?;
     }
-    run(source, &["truncate", "-s", "8M", served])?;
+    // Encrypted, and what serves it does not know the key.
+    let key = format!("secret,id=key,data={PASSPHRASE}");
+    let luks = ["-f", "luks", "-o", "key-secret=key,iter-time=10", served, "8M"];
+    run(source, &[&["qemu-img", "create", "-q", "--object", &key][..], &luks].concat())?;
+    define_secret(source)?;
+    set_secret(source)?;
+    define(source, "nwfilter-define", &filter(7))?;
     let address = source.ip().to_string();
     let options = ["-f", "raw", "-t", "--shared=4", "-p", "10809", "-b", &address, served];
     let server = source.spawn("/usr/bin/qemu-nbd", &options, &[], "nbd.log")?;
     let devices = disk("vda", "qcow2", &overlay)
         + &format!(
             "<disk type='network' device='disk'><driver name='qemu' type='raw' cache='none'/>\
-             <source protocol='nbd'><host name='{address}' port='10809'/></source><target dev='vdb' bus='virtio'/>\
-             </disk><disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{kept}'/>\
+             <source protocol='nbd'><host name='{address}' port='10809'/><encryption format='luks'><secret \
+             type='passphrase' uuid='{KEY}'/></encryption></source><target dev='vdb' bus='virtio'/></disk>\
+             <disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{kept}'/>\
              <target dev='vdc' bus='virtio'/><readonly/></disk>"
         );
     let guest = boot(&stage, devices)?;
     fill(&guest, "/dev/vda", 4, 8)?;
     guest.sh("echo before | dd of=/dev/vdb conv=notrunc,fsync")?;
+    let outside = stage.lab.client("outside", [10, 78, 200, 1].into())?;
+    let answers = |port| outside.connect((guest.ip(), port).into(), Duration::from_secs(2)).is_ok();
+    assert!(answers(7));
+    put_filter(source, &guest)?;
+    assert!(!answers(7) && answers(19), "the filter is for one port");
+
+    // What it needs besides its disks, one after the other.
+    let there = stage.host(1);
+    refused(&stage, &guest, 0, "device-not-ready", &format!("secret {KEY} is not defined there"))?;
+    define_secret(there)?;
+    refused(&stage, &guest, 0, "device-not-ready", "`no-echo` is not defined there (virsh nwfilter-define)")?;
+    define(there, "nwfilter-define", &filter(8))?;
+    refused(&stage, &guest, 0, "device-not-ready", "`no-echo` is another one there")?;
+    there.virsh(&["nwfilter-undefine", FILTER])?;
+    define(there, "nwfilter-define", &filter(7))?;
     refused(&stage, &guest, 0, "disk-not-ready", "has its base")?;
 
     std::fs::copy(stage.host(0).path_of(&base), stage.host(1).path_of(&base))?;
     let before = sha256_inside(&guest, "/dev/vda")?;
+    // That the secret there has no value is libvirt's to find out: at the call, before anything is sent.
+    refused(&stage, &guest, 0, "destination-refused", "secret")?;
+    set_secret(there)?;
     moves(&stage, &guest, 1)?;
+    assert!(!answers(7) && answers(19), "the filter is in force there, too");
     assert_eq!(sha256_inside(&guest, "/dev/vda")?, before, "the guest reads something else than before");
     let record = last(&stage, 0)?;
     let sent = record["disk_bytes"].as_u64().unwrap_or_default();
@@ -228,6 +310,8 @@ fn of_an_overlay_only_itself_is_sent_and_what_all_hosts_reach_stays_where_it_is(
     let both = guest.sh("dd if=/dev/vdb count=2 2>/dev/null | tr -d '\\000'")?;
     assert_eq!(both, "before\nafter\n");
     assert!(!stage.host(1).path_of(served).exists());
+    let stored = std::fs::read(stage.host(0).path_of(served))?;
+    assert!(stored.starts_with(b"LUKS") && !stored.windows(6).any(|w| w == b"before"), "it is encrypted");
     server.stop(Signal::TERM)?;
     stage.finish(&[&guest])
 }
@@ -235,8 +319,13 @@ fn of_an_overlay_only_itself_is_sent_and_what_all_hosts_reach_stays_where_it_is(
 #[test]
 fn a_blob_that_its_tpm_sealed_opens_after_the_move() -> Result<()> {
     let stage = up("")?;
-    let tpm = "<tpm model='tpm-tis'><backend type='emulator' version='2.0'/></tpm>";
-    let guest = boot(&stage, tpm.into())?;
+    define_secret(stage.host(0))?;
+    set_secret(stage.host(0))?;
+    // What it keeps on its host is encrypted.
+    let tpm = format!(
+        "<tpm model='tpm-tis'><backend type='emulator' version='2.0'><encryption secret='{KEY}'/></backend></tpm>"
+    );
+    let guest = boot(&stage, tpm)?;
     let tool = "coms-lab-guest";
     let opens =
         || -> Result<String> { Ok(guest.exec(&[tool, "tpm-unseal", "/tmp/blob"])?.success()?.trim().into()) };
@@ -256,11 +345,35 @@ fn a_blob_that_its_tpm_sealed_opens_after_the_move() -> Result<()> {
     restart(&["mount", "--bind", "/dev/null", "/usr/bin/swtpm"])?;
     refused(&stage, &guest, 0, "device-not-ready", "swtpm")?;
     restart(&["umount", "/usr/bin/swtpm"])?;
+    refused(&stage, &guest, 0, "device-not-ready", &format!("secret {KEY} is not defined there"))?;
+    define_secret(there)?;
+    set_secret(there)?;
 
     moves(&stage, &guest, 1)?;
     assert_eq!(opens()?, "open sesame", "the TPM there is another one");
     // What was sealed there opens there: it is not only a copy that can be read.
     guest.exec(&[tool, "tpm-seal", "again", "/tmp/blob"])?.success()?;
     assert_eq!(opens()?, "again");
-    stage.finish(&[&guest])
+
+    let other = with_usb_device(&stage)?;
+    refused(&stage, &other, 0, "device-not-movable", "a device of this host (hostdev)")?;
+    stage.finish(&[&guest, &other])
+}
+
+/// A guest that may use a USB device of its host. None is plugged in, nor has the machine to have USB at all: its domain says
+/// that it starts without, too.
+fn with_usb_device(stage: &Stage) -> Result<Guest> {
+    let host = stage.host(0);
+    run(host, &["mount", "-t", "tmpfs", "tmpfs", "/sys/bus"])?;
+    run(host, &["mkdir", "-p", "/sys/bus/usb/devices"])?;
+    let devices_xml = "<hostdev mode='subsystem' type='usb'><source startupPolicy='optional'><vendor id='0x1234'/>\
+                       <product id='0xbeef'/></source></hostdev>";
+    let config = GuestConfig {
+        name: "vm2".into(),
+        ip: [10, 78, 0, 2].into(),
+        memory_mib: 160,
+        devices_xml: devices_xml.into(),
+        ..GuestConfig::default()
+    };
+    stage.boot(0, config, "")
 }

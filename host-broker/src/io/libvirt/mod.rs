@@ -40,6 +40,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
+pub use xml::target_dir as pool_directory;
 
 /// The local libvirtd is on the same machine: what takes longer is stuck.
 const QUERY_DEADLINE: Duration = Duration::from_secs(15);

@@ -208,7 +208,7 @@ pub(super) fn mounted(pool: &str) -> Option<String> {
 }
 
 /// Where a pool's files are, of one whose volumes are files.
-pub(super) fn target_dir(pool: &str) -> Option<PathBuf> {
+pub fn target_dir(pool: &str) -> Option<PathBuf> {
     let doc = Document::parse(pool).ok()?;
     let root = doc.root_element();
     matches!(root.attribute("type"), Some("dir" | "fs" | "netfs")).then_some(())?;

@@ -139,9 +139,11 @@ fn sentence(event: &Value) -> Option<String> {
         "windows_changed" => format!("windows open: {}", word("/open")),
         "encryption" => format!("its moves' encryption: {}, as {} wants", word("/in_force"), word("/by")),
         "started" => "memory is being copied".to_owned(),
-        "denied" => {
-            format!("denied: {}; asks again in {} s", word("/reason"), word("/next_automatic_request_s"))
-        }
+        // One that somebody asked for by hand, or that may be asked again at once, is not put off.
+        "denied" => match event["next_automatic_request_s"].as_u64() {
+            Some(seconds) => format!("denied: {}; asks again in {seconds} s", word("/reason")),
+            None => format!("denied: {}", word("/reason")),
+        },
         "completed" => format!(
             "completed: {} -> {}, downtime {}, in {}",
             word("/from/region"),
@@ -159,4 +161,19 @@ fn sentence(event: &Value) -> Option<String> {
         ),
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn only_a_request_that_was_put_off_is_asked_again() {
+        let denied = |next: Option<u64>| {
+            sentence(&json!({ "event": "denied", "reason": "busy", "next_automatic_request_s": next }))
+        };
+        assert_eq!(denied(Some(60)).as_deref(), Some("denied: busy; asks again in 60 s"));
+        assert_eq!(denied(None).as_deref(), Some("denied: busy"));
+    }
 }

@@ -1,14 +1,18 @@
-//! The domains of this host as libvirt shows them, with or without the port; read-only.
+//! The domains and storage pools of this host as libvirt shows them; read-only.
 
 use super::Finding;
 use coms_broker::hypervisor::PART_NAMESPACE;
+use coms_broker::io::libvirt::pool_directory;
+use coms_broker::storage::DomainStorage;
 use coms_protocol::{LINE_ALIAS, PORT_NAME};
 use roxmltree::Document;
+use std::path::PathBuf;
 use std::sync::mpsc;
 use std::time::Duration;
 use uuid::Uuid;
 use virt::connect::Connect;
 use virt::domain::Domain;
+use virt::storage_pool::StoragePool;
 
 /// A libvirt that is stuck is a finding, not a reason to be stuck.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -31,10 +35,25 @@ pub struct Seen {
     /// `comsctl enable` let it take part.
     pub permitted: bool,
     pub port: Port,
+    pub storage: DomainStorage,
 }
 
-/// All domains, running or not.
-pub fn look(uri: &str) -> Result<Vec<Seen>, String> {
+/// A storage pool whose volumes are files.
+#[derive(Debug, Clone)]
+pub struct Pool {
+    pub name: String,
+    pub dir: PathBuf,
+    pub active: bool,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Here {
+    /// Running or not.
+    pub domains: Vec<Seen>,
+    pub pools: Vec<Pool>,
+}
+
+pub fn look(uri: &str) -> Result<Here, String> {
     let uri = uri.to_owned();
     let (tx, rx) = mpsc::channel();
     std::thread::spawn(move || {
@@ -42,8 +61,13 @@ pub fn look(uri: &str) -> Result<Vec<Seen>, String> {
         virt::error::clear_error_callback();
         let seen = Connect::open_read_only(Some(&uri)).and_then(|conn| {
             let all = conn.list_all_domains(0)?;
-            // One that is undefined meanwhile is no finding.
-            Ok(all.iter().filter_map(|d| seen(d).ok()).collect())
+            // Not every libvirt has a storage driver.
+            let pools = conn.list_all_storage_pools(0).unwrap_or_default();
+            // What is undefined meanwhile is no finding.
+            Ok(Here {
+                domains: all.iter().filter_map(|d| seen(d).ok()).collect(),
+                pools: pools.iter().filter_map(pool).collect(),
+            })
         });
         let _ = tx.send(seen.map_err(|e| e.to_string()));
     });
@@ -55,7 +79,14 @@ fn seen(domain: &Domain) -> Result<Seen, virt::error::Error> {
     let (name, uuid) = (domain.get_name()?, domain.get_uuid_string()?);
     let uuid = Uuid::parse_str(&uuid).unwrap_or_default();
     let xml = domain.get_xml_desc(0)?;
-    Ok(Seen { name, uuid, permitted: permitted(&xml), port: port(&xml) })
+    let doc = Document::parse(&xml).ok();
+    let storage = doc.map(|doc| DomainStorage::read(doc.root_element())).unwrap_or_default();
+    Ok(Seen { name, uuid, permitted: permitted(&xml), port: port(&xml), storage })
+}
+
+fn pool(pool: &StoragePool) -> Option<Pool> {
+    let dir = pool_directory(&pool.get_xml_desc(0).ok()?)?;
+    Some(Pool { name: pool.get_name().ok()?, dir, active: pool.is_active().ok()? })
 }
 
 /// From a domain's XML.

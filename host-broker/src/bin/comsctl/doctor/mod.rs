@@ -7,6 +7,7 @@ mod files;
 mod isolation;
 mod running;
 mod setup;
+mod storage;
 
 use super::client::Broker;
 use super::tables::clean;
@@ -76,12 +77,14 @@ pub fn doctor(json: bool, file: &Path, socket: Option<&Path>) -> Result<ExitCode
         found.extend(setup::network_step(config, status.as_deref()));
         found.extend(isolation::link(config));
         match domains::look(&config.me.libvirt) {
-            Ok(domains) => {
+            Ok(here) => {
                 found.push(Finding::ok("libvirt", format!("{} answers", config.me.libvirt)));
-                found.extend(setup::ports(config, &domains));
+                found.extend(setup::ports(config, &here.domains));
+                found.extend(storage::storage(config, Some(&here)));
             }
             Err(e) => {
                 found.push(domains::unreachable(&config.me.libvirt, &e));
+                found.extend(storage::storage(config, None));
                 // The broker's view has only guests with the port, and still finds patterns without any.
                 found.extend(guests_of_broker.iter().flat_map(|g| setup::patterns(config, g)));
             }

@@ -195,6 +195,7 @@ fn no_vm(pattern: &GuestPattern, why: &str) -> Finding {
 mod tests {
     use super::super::Status;
     use super::*;
+    use coms_broker::storage::DomainStorage;
     use uuid::Uuid;
 
     const FILE: &str = "/etc/coms/broker.toml";
@@ -324,7 +325,13 @@ mod tests {
 
     #[test]
     fn a_vm_that_takes_part_needs_the_port_and_each_entry_a_vm() {
-        let seen = |name: &str, port| Seen { name: name.into(), uuid: Uuid::nil(), permitted: false, port };
+        let seen = |name: &str, port| Seen {
+            name: name.into(),
+            uuid: Uuid::nil(),
+            permitted: false,
+            port,
+            storage: DomainStorage::default(),
+        };
         for (port, expected) in [
             (Port::Ours, Status::Ok),
             (Port::None, Status::Fail),

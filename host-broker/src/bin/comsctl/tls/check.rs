@@ -47,7 +47,7 @@ pub fn doctor(config: &Config) -> (Vec<doctor::Finding>, bool) {
     let for_libvirt = !host.libvirt().is_absent();
     let wanted = config.encryption.wants_any();
     let none_for_qemu = host.qemu().is_absent();
-    if none_for_qemu && !for_libvirt && !wanted {
+    if none_for_qemu && !for_libvirt && !wanted && host.other_directory(config).is_none() {
         return (Vec::new(), false);
     }
     // Nobody has to encrypt. An owner who wants to is refused with that reason.
