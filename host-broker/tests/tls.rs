@@ -496,3 +496,74 @@ fn expired_authority(dir: &Path) -> String {
     assert!(key.status.success() && made.status.success(), "{made:?}");
     String::from_utf8(made.stdout).unwrap()
 }
+
+/// Everything below a tree, with what is in it.
+fn all_of(root: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    let mut dirs = vec![root.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(&dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { dirs.push(path) } else { found.push((path.clone(), fs::read(&path).unwrap())) }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn tls_only_a_host_that_took_the_step_gets_a_receipt() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("left out: gives files to another user, which needs root");
+        return;
+    }
+    let dir = two_hosts("receipt");
+    let root = tree(&dir, "h1");
+    let bundle = dir.bundle("h1");
+    let install = |more: &[&str]| on_host(&root, &[&["install", bundle.to_str().unwrap()], more].concat());
+    let (code, done, _) = install(&["--dry-run"]);
+    assert!(code == 0 && done["receipt"].is_null() && !root.join("etc/pki").exists(), "{done}");
+    assert!(install(&[]).1["receipt"].is_string());
+    dir.done(&["rotate", "begin"]);
+    let before = all_of(&root);
+    let (code, _, err) = install(&["--qemu-only"]);
+    assert!(code == 1 && err.contains("CA/cacert.pem") && all_of(&root) == before, "{code} {err}");
+    // As an install leaves it that was cut off by a power failure.
+    let pki = root.join("etc/pki");
+    fs::copy(bundle.join("ca-cert.pem"), pki.join("mig/ca-cert.pem")).unwrap();
+    let (_, found, _) = on_host(&root, &["check"]);
+    assert!(found["receipt"].is_null(), "libvirt trusts the old one only: {found}");
+    fs::copy(bundle.join("ca-cert.pem"), pki.join("CA/cacert.pem")).unwrap();
+    for lagging in ["mig/client-cert.pem", "libvirt/servercert.pem", "libvirt/clientcert.pem"] {
+        for new in
+            ["mig/server-cert.pem", "mig/client-cert.pem", "libvirt/servercert.pem", "libvirt/clientcert.pem"]
+        {
+            if new != lagging {
+                fs::copy(bundle.join("server-cert.pem"), pki.join(new)).unwrap();
+            }
+        }
+        let (_, found, _) = on_host(&root, &["check"]);
+        assert!(found["receipt"].is_null(), "{lagging}: {found}");
+        let (code, done, err) = install(&[]);
+        assert!(code == 0 && done["receipt"].is_string(), "{done} {err}");
+        dir.done(&["issue", "h1"]);
+    }
+    // libvirt may have files of its own elsewhere, of the same authority.
+    let conf = root.join("etc/libvirt/libvirtd.conf");
+    fs::write(&conf, "ca_file = \"/srv/pki/ca.pem\"\n").unwrap();
+    let (code, _, err) = install(&[]);
+    assert!(code == 1 && err.contains("libvirtd.conf"), "{code} {err}");
+    fs::remove_dir_all(pki.join("libvirt")).unwrap();
+    fs::remove_dir_all(pki.join("CA")).unwrap();
+    fs::create_dir_all(root.join("srv/pki")).unwrap();
+    let old = dir.authority().join("ca-1-cert.pem");
+    fs::copy(&old, root.join("srv/pki/ca.pem")).unwrap();
+    let (code, _, err) = install(&["--qemu-only"]);
+    assert!(code == 1 && err.contains("/srv/pki/ca.pem"), "{code} {err}");
+    // Those of another authority are not this one's business.
+    let other = two_hosts("receipt-other");
+    fs::copy(other.bundle("h1").join("ca-cert.pem"), root.join("srv/pki/ca.pem")).unwrap();
+    let (code, done, err) = install(&["--qemu-only"]);
+    assert!(code == 0 && done["receipt"].is_string(), "{done} {err}");
+    assert_eq!(on_host(&root, &["check"]).1["receipt"], done["receipt"]);
+}

@@ -11,6 +11,36 @@ pub const DEFAULT_DIR: &str = "/etc/pki/qemu";
 /// What libvirt prefers to that for migrations, where the directory exists.
 pub const MIGRATE_DIR: &str = "/etc/pki/libvirt-migrate";
 
+/// Where its daemons that others connect to are.
+const REMOTE_CONFS: [&str; 2] = ["/etc/libvirt/libvirtd.conf", "/etc/libvirt/virtproxyd.conf"];
+
+/// Files of its own that such a daemon is told of. One that is not named is where it always is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RemoteConf {
+    pub file: PathBuf,
+    pub ca: Option<PathBuf>,
+    pub cert: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+}
+
+impl RemoteConf {
+    /// Of each daemon for which one is named; `read` reads a file of the host.
+    pub fn all(read: impl Fn(&str) -> String) -> Vec<Self> {
+        let of = |file: &&str| {
+            let text = read(file);
+            let path = |key: &str| first(&text, key).filter(|v| !v.is_empty()).map(PathBuf::from);
+            let named = Self {
+                file: file.into(),
+                ca: path("ca_file"),
+                cert: path("cert_file"),
+                key: path("key_file"),
+            };
+            (named.ca.is_some() || named.cert.is_some() || named.key.is_some()).then_some(named)
+        };
+        REMOTE_CONFS.iter().filter_map(of).collect()
+    }
+}
+
 /// The keys that matter here.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct QemuConf {
@@ -99,6 +129,11 @@ impl QemuConf {
         }
         found
     }
+}
+
+/// What counts: libvirt looks for the first line of a key.
+fn first<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    text.lines().filter_map(setting).find_map(|(k, value)| (k == key).then_some(value))
 }
 
 /// Key and value of a line, without quotes and comment.

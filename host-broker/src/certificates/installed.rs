@@ -1,7 +1,10 @@
 //! What is installed on a host, read. Judges nothing.
 
-use super::conf::{MIGRATE_DIR, QEMU_CONF, QemuConf};
-use super::{Content, Expected, File, Finding, Kind, Meta, Name, Owner, Pair, Set, Severity, User, inspect};
+use super::conf::{MIGRATE_DIR, QEMU_CONF, QemuConf, RemoteConf};
+use super::{
+    Content, Expected, File, Finding, Kind, LibvirtFiles, Meta, Name, Owner, Pair, Set, Severity, User,
+    inspect,
+};
 use crate::config::Config;
 use std::fs;
 use std::io::{ErrorKind, Read};
@@ -72,6 +75,36 @@ impl Host {
             client: pair("client"),
             dh_params: None,
         }
+    }
+
+    /// What libvirt's daemons are told to read instead.
+    pub fn libvirt_elsewhere(&self) -> Vec<RemoteConf> {
+        let usual = self.libvirt();
+        let read = |file: &str| fs::read_to_string(self.path(file)).unwrap_or_default();
+        let mut all = RemoteConf::all(read);
+        all.retain(|c| {
+            let is_else =
+                |named: &Option<PathBuf>, usual: &File| named.as_ref().is_some_and(|n| *n != usual.path);
+            is_else(&c.ca, &usual.ca)
+                || is_else(&c.cert, &usual.server.cert)
+                || is_else(&c.key, &usual.server.key)
+        });
+        all
+    }
+
+    /// All that libvirt may trust or show.
+    pub fn libvirt_files(&self) -> LibvirtFiles {
+        let usual = self.libvirt();
+        let mut all = LibvirtFiles {
+            authorities: vec![usual.ca],
+            servers: vec![usual.server.cert],
+            clients: vec![usual.client.cert],
+        };
+        for named in self.libvirt_elsewhere() {
+            all.authorities.extend(named.ca.map(|path| self.file(&path)));
+            all.servers.extend(named.cert.map(|path| self.file(&path)));
+        }
+        all
     }
 
     fn set(&self, owner: Owner, dir: &Path) -> Set {
@@ -158,6 +191,11 @@ impl Host {
                 let expected = Expected { must: None, usual: None, ..expected };
                 found.extend(inspect(&libvirt, &expected, now_unix_s));
             }
+        }
+        for other in self.libvirt_elsewhere() {
+            let detail = "names other files for libvirt's own connections, and those are not judged here";
+            let remedy = "take ca_file, cert_file and key_file out of it, and comsctl tls install; or see to them yourself";
+            found.push(Finding::new(Severity::Hint, Kind::Setting, &other.file, detail, remedy));
         }
         let conf = Path::new(QEMU_CONF);
         match &self.conf_unread {

@@ -7,6 +7,7 @@
 //! certificates that pass.
 
 pub mod conf;
+mod confirm;
 pub mod installed;
 mod judge;
 pub mod make;
@@ -19,6 +20,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+pub use confirm::{LibvirtFiles, behind, confirmation};
 pub use judge::{inspect, inspect_replacement};
 
 /// The group ffdhe3072 of RFC 7919, as QEMU reads it (PKCS #3 in PEM).

@@ -8,7 +8,7 @@
 //!
 //! Between any two installs of one step every host trusts the authority of every certificate that any host shows. That
 //! holds only if no step begins before all hosts have installed the one before: each confirms with its receipt, which
-//! is made of what is installed, so that a host cannot be confirmed by mistake.
+//! is made of what is installed, and only where all of it is of one step.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
