@@ -6,6 +6,7 @@ use serde_json::Value;
 use std::fs;
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -509,6 +510,53 @@ fn all_of(root: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     }
     found.sort();
     found
+}
+
+#[test]
+fn tls_install_takes_a_whole_bundle_or_nothing() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("left out: gives files to another user, which needs root");
+        return;
+    }
+    let dir = two_hosts("whole");
+    let root = tree(&dir, "h1");
+    let before = all_of(&root);
+    let bundle = dir.bundle("h1");
+    let refused = |from: &Path| {
+        let (code, found, err) = on_host(&root, &["install", from.to_str().unwrap()]);
+        assert!(
+            code == 1 && kinds(&found).contains(&"unreadable"),
+            "{}: {code} {found} {err}",
+            from.display()
+        );
+        assert!(found["receipt"].is_null(), "{found}");
+        assert_eq!(all_of(&root), before, "nothing was changed");
+    };
+    let archive = dir.0.join("h1.tar");
+    fs::write(&archive, "not unpacked").unwrap();
+    refused(&archive);
+    for file in ["server-key.pem", "client-cert.pem", "ca-cert.pem"] {
+        let (file, kept) = (bundle.join(file), bundle.join("kept"));
+        fs::rename(&file, &kept).unwrap();
+        // Even root cannot read it.
+        fs::create_dir(&file).unwrap();
+        refused(&bundle);
+        fs::remove_dir(&file).unwrap();
+        fs::rename(&kept, &file).unwrap();
+    }
+    let (code, done, err) = on_host(&root, &["install", bundle.to_str().unwrap()]);
+    assert!(code == 0 && done["receipt"].is_string(), "{done} {err}");
+    // Right files in a place that QEMU cannot enter are not installed.
+    let pki = root.join("etc/pki/mig");
+    fs::set_permissions(&pki, fs::Permissions::from_mode(0o700)).unwrap();
+    let (code, done, _) = on_host(&root, &["install", bundle.to_str().unwrap()]);
+    assert!(code == 1 && kinds(&done).contains(&"unreadable-by-qemu"), "{done}");
+    assert!(done["receipt"].is_null(), "{done}");
+    fs::set_permissions(&pki, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::remove_file(pki.join("server-key.pem")).unwrap();
+    fs::create_dir(pki.join("server-key.pem")).unwrap();
+    let (code, found, _) = on_host(&root, &["check"]);
+    assert!(code == 1 && kinds(&found).contains(&"unreadable"), "{found}");
 }
 
 #[test]

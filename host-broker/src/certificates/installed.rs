@@ -176,7 +176,6 @@ impl Host {
     pub fn inspect(&self, config: Option<&Config>, now_unix_s: i64) -> Vec<Finding> {
         let expected = self.expected(config);
         let mut found = inspect(&self.qemu(), &expected, now_unix_s);
-        // What libvirt's own connections call this host by are the others' URIs, which are not known here: any name does.
         let libvirt = self.libvirt();
         let by_tls = config.and_then(|c| c.peers.iter().find(|p| p.is_reached_by_tls()));
         match by_tls.filter(|_| libvirt.is_absent()) {
@@ -188,8 +187,7 @@ impl Host {
                 "comsctl tls issue HOST where the authority is, comsctl tls install here",
             )),
             None => {
-                let expected = Expected { must: None, usual: None, ..expected };
-                found.extend(inspect(&libvirt, &expected, now_unix_s));
+                found.extend(inspect(&libvirt, &expected.of_libvirt(), now_unix_s));
             }
         }
         for other in self.libvirt_elsewhere() {
@@ -243,6 +241,7 @@ fn content(path: &Path) -> Content {
     match read() {
         Ok(bytes) => Content::Bytes(bytes),
         Err(e) if e.kind() == ErrorKind::NotFound => Content::Missing,
+        Err(e) if e.kind() == ErrorKind::PermissionDenied => Content::Denied(e.to_string()),
         Err(e) => Content::Unreadable(e.to_string()),
     }
 }

@@ -115,6 +115,8 @@ pub enum Content {
     Missing,
     /// With the reason.
     Unreadable(String),
+    /// Not by who runs this.
+    Denied(String),
     Bytes(Vec<u8>),
 }
 
@@ -123,7 +125,7 @@ impl fmt::Debug for Content {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Content::Missing => f.write_str("missing"),
-            Content::Unreadable(why) => write!(f, "unreadable: {why}"),
+            Content::Unreadable(why) | Content::Denied(why) => write!(f, "unreadable: {why}"),
             Content::Bytes(bytes) => write!(f, "{} bytes", bytes.len()),
         }
     }
@@ -134,7 +136,7 @@ impl File {
     pub fn bytes(&self) -> Option<&[u8]> {
         match &self.content {
             Content::Bytes(bytes) => Some(bytes),
-            Content::Missing | Content::Unreadable(_) => None,
+            Content::Missing | Content::Unreadable(_) | Content::Denied(_) => None,
         }
     }
 
@@ -271,6 +273,13 @@ pub struct Expected {
     pub usual: Option<Name>,
     /// As whom QEMU runs.
     pub qemu: Option<User>,
+}
+
+impl Expected {
+    /// What libvirt's own connections call this host by are the others' URIs, which are not known here: any name does.
+    pub fn of_libvirt(self) -> Self {
+        Self { must: None, usual: None, ..self }
+    }
 }
 
 /// SHA-256 of the first certificate in a PEM file, as `openssl x509 -fingerprint -sha256` shows it but without colons: 64

@@ -35,8 +35,8 @@ pub fn install(json: bool, order: &Order<'_>, now_unix_s: i64) -> Result<ExitCod
     let host = Host::read(&order.host.root);
     let new = bundle(order.dir);
     let places = if order.qemu_only { vec![host.qemu()] } else { vec![host.qemu(), host.libvirt()] };
-    let found =
-        objections(&new, &places, &host.expected(config.as_ref()), order.replace_authority, now_unix_s);
+    let expected = host.expected(config.as_ref());
+    let mut found = objections(&new, &places, &expected, order.replace_authority, now_unix_s);
     if found.iter().any(|f| f.severity == Severity::Fail) {
         if json {
             print(true, &json!({ "done": false, "findings": found }), |_| String::new())?;
@@ -52,7 +52,9 @@ pub fn install(json: bool, order: &Order<'_>, now_unix_s: i64) -> Result<ExitCod
             "as whom QEMU runs is not known, so for whom its keys are is not either; is libvirt installed? else name the user in /etc/libvirt/qemu.conf (user = \"…\")".into(),
         ));
     };
-    let puts = plan(&new, &places, user.uid);
+    let puts = plan(&new, &places, user.uid).map_err(|path| {
+        Failure::refused(format!("nothing was changed: {} cannot be read", path.display()))
+    })?;
     let here: Vec<Put> = puts.iter().map(|p| Put { to: host.path(&p.to), ..p.clone() }).collect();
     let mut told = None;
     if !order.dry_run {
@@ -64,6 +66,7 @@ pub fn install(json: bool, order: &Order<'_>, now_unix_s: i64) -> Result<ExitCod
         put::all(&here, true)?;
         let is_this_host = order.host.root == Path::new("/");
         told = (is_this_host && !order.qemu_only).then(|| tell_libvirtd(order.admin_uri));
+        found.extend(still_wrong(&host, &expected, order.qemu_only, now_unix_s));
     }
     report(json, order, &host, &new, &puts, &found, told)
 }
@@ -102,10 +105,23 @@ pub fn objections(
     found
 }
 
-/// What is to be put where, in this order. A reader between any two of them finds files that fit: who is trusted comes
+/// What fails with the files in place: a directory above them that is closed to QEMU, say.
+fn still_wrong(host: &Host, expected: &Expected, qemu_only: bool, now_unix_s: i64) -> Vec<Finding> {
+    let mut found = inspect(&host.qemu(), expected, now_unix_s);
+    if !qemu_only {
+        found.extend(inspect(&host.libvirt(), &expected.clone().of_libvirt(), now_unix_s));
+    }
+    found.retain(|f| f.severity == Severity::Fail);
+    found
+}
+
+/// What is to be put where, in this order; or what cannot be read. A reader between any two of them finds files that fit: who is trusted comes
 /// first, and a certificate before its key, which is the same as before where `issue` kept it. What is there already is
 /// not touched.
-pub fn plan(new: &Set, places: &[Set], qemu_uid: u32) -> Vec<Put> {
+pub fn plan<'a>(new: &'a Set, places: &[Set], qemu_uid: u32) -> Result<Vec<Put>, &'a Path> {
+    if let Some(file) = new.files().find(|f| f.bytes().is_none()) {
+        return Err(&file.path);
+    }
     let mut puts = Vec::new();
     let mut put = |file: &File, to: &File, mode, uid| {
         if let Some(bytes) = file.bytes() {
@@ -132,7 +148,7 @@ pub fn plan(new: &Set, places: &[Set], qemu_uid: u32) -> Vec<Put> {
     {
         puts.push(Put { to: to.path.clone(), bytes: DH_PARAMS.into(), mode: 0o644, uid: Some(0) });
     }
-    puts
+    Ok(puts)
 }
 
 /// The daemon's name, which is also its server's.
@@ -196,7 +212,8 @@ fn report(
     let files: Vec<_> = puts.iter().map(|p| &p.to).collect();
     let trouble = told.as_ref().and_then(|t| t.as_ref().err()).map(|why| clean(why));
     let stuck = trouble.as_deref().is_some_and(is_stuck);
-    let receipt = if order.dry_run || stuck {
+    let fails = stuck || found.iter().any(|f| f.severity == Severity::Fail);
+    let receipt = if order.dry_run || fails {
         None
     } else {
         // Of what is in place now.
@@ -246,7 +263,7 @@ fn report(
         }
         out
     })?;
-    Ok(if stuck { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if fails { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 #[cfg(test)]
