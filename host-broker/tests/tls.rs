@@ -2,6 +2,7 @@
 //! of a VM that does not run, are on the loopback device. What changes owners needs root, and is left out else.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
+use coms_broker::certificates::make;
 use serde_json::Value;
 use std::fs;
 use std::io::Write;
@@ -614,4 +615,47 @@ fn tls_only_a_host_that_took_the_step_gets_a_receipt() {
     let (code, done, err) = install(&["--qemu-only"]);
     assert!(code == 0 && done["receipt"].is_string(), "{done} {err}");
     assert_eq!(on_host(&root, &["check"]).1["receipt"], done["receipt"]);
+}
+
+fn now_unix_s() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    since.as_secs().try_into().unwrap()
+}
+
+#[test]
+fn tls_an_authority_in_its_last_days_is_renewed_like_any_other() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("left out: gives files to another user, which needs root");
+        return;
+    }
+    let dir = Dir::new("last-days");
+    dir.done(&["init"]);
+    let begun = now_unix_s() - (make::AUTHORITY_DAYS - 5) * 86_400;
+    let old = make::authority("an old one", [3; 16], begun).unwrap();
+    fs::write(dir.authority().join("ca-1-cert.pem"), &old.cert_pem).unwrap();
+    fs::write(dir.authority().join("ca-1-key.pem"), &old.key_pem).unwrap();
+    let made = dir.done(&["issue", "h1", "--name", "h1"]);
+    assert!(
+        (3..=5).contains(&made["days"].as_i64().unwrap()),
+        "the certificate ends with its authority: {made}"
+    );
+    let root = tree(&dir, "h1");
+    let bundle = dir.bundle("h1");
+    let install = || {
+        let (code, done, err) = on_host(&root, &["install", bundle.to_str().unwrap()]);
+        assert_eq!(code, 0, "{done} {err}");
+        dir.done(&["rotate", "installed", "h1", done["receipt"].as_str().unwrap()]);
+    };
+    install();
+    let shown = dir.done(&["rotate"]);
+    assert!(shown["next"].as_str().unwrap().starts_with("comsctl tls rotate begin"), "{shown}");
+    assert!((3..=5).contains(&shown["authority_days_left"].as_i64().unwrap()), "{shown}");
+    assert_eq!((&shown["hosts"][0]["due"], &shown["hosts"][0]["days_left"]), (&true.into(), &made["days"]));
+    for step in ["begin", "leaves", "finish"] {
+        dir.done(&["rotate", step]);
+        install();
+    }
+    let shown = dir.done(&["rotate"]);
+    assert!(shown["next"].as_str().unwrap().starts_with("nothing to do"), "{shown}");
+    assert_eq!(on_host(&root, &["check"]).0, 0);
 }

@@ -8,7 +8,7 @@ const DAY_S: i64 = 86_400;
 /// A leaf is renewed within this time.
 const LEAF_WARN_DAYS: i64 = 30;
 /// An authority's renewal goes over all hosts three times.
-const AUTHORITY_WARN_DAYS: i64 = 90;
+pub const AUTHORITY_WARN_DAYS: i64 = 90;
 /// Too late for a leisurely renewal of either.
 const FAIL_DAYS: i64 = 7;
 /// Behind so many QEMU does not look.
@@ -334,7 +334,8 @@ fn dates(file: &File, cert: &Certificate, warn_days: i64, remedy: &str, now: i64
     found.push(Finding::new(severity, kind, &file.path, detail, remedy));
 }
 
-fn day(unix_s: i64) -> String {
+/// As people write it.
+pub fn day(unix_s: i64) -> String {
     let at = jiff::Timestamp::from_second(unix_s).map(|t| t.strftime("%Y-%m-%d").to_string());
     at.unwrap_or_else(|_| "a day beyond the calendar".into())
 }

@@ -21,7 +21,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 pub use confirm::{LibvirtFiles, behind, confirmation};
-pub use judge::{inspect, inspect_replacement};
+pub use judge::{AUTHORITY_WARN_DAYS, day, inspect, inspect_replacement};
 
 /// The group ffdhe3072 of RFC 7919, as QEMU reads it (PKCS #3 in PEM).
 pub const DH_PARAMS: &str = include_str!("ffdhe3072.pem");
@@ -287,6 +287,11 @@ impl Expected {
 pub fn fingerprint(pem: &[u8]) -> Option<String> {
     let cert = read::certificates(pem).ok()?.into_iter().next()?;
     Some(hex(ring::digest::digest(&ring::digest::SHA256, &cert.der).as_ref()))
+}
+
+/// When the first of a PEM file's certificates to do so expires. None: there is none that can be read.
+pub fn not_after_unix_s(pem: &[u8]) -> Option<i64> {
+    read::certificates(pem).ok()?.iter().map(|c| c.not_after_unix_s).min()
 }
 
 /// A short word for what a host trusts and what it shows: the same as the authority's only if the host has installed

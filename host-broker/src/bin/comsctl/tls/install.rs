@@ -8,8 +8,8 @@ use super::{clean, lines};
 use coms_broker::certificates::conf::QemuConf;
 use coms_broker::certificates::installed::{Host, bundle};
 use coms_broker::certificates::{
-    DH_PARAMS, Expected, File, Finding, Owner, Set, Severity, behind, confirmation, fingerprint, inspect,
-    inspect_replacement,
+    DH_PARAMS, Expected, File, Finding, Kind, Owner, Set, Severity, behind, confirmation, fingerprint,
+    inspect, inspect_replacement,
 };
 use serde_json::json;
 use std::fs;
@@ -99,6 +99,10 @@ pub fn objections(
     now_unix_s: i64,
 ) -> Vec<Finding> {
     let mut found = inspect(new, expected, now_unix_s);
+    // What is good for some days only is better than what is there for fewer; and how else could it be renewed?
+    for f in found.iter_mut().filter(|f| f.kind == Kind::ExpiresSoon) {
+        f.severity = Severity::Warn;
+    }
     if !replace {
         found.extend(places.iter().flat_map(|old| inspect_replacement(old, new)));
     }
@@ -111,7 +115,7 @@ fn still_wrong(host: &Host, expected: &Expected, qemu_only: bool, now_unix_s: i6
     if !qemu_only {
         found.extend(inspect(&host.libvirt(), &expected.clone().of_libvirt(), now_unix_s));
     }
-    found.retain(|f| f.severity == Severity::Fail);
+    found.retain(|f| f.severity == Severity::Fail && f.kind != Kind::ExpiresSoon);
     found
 }
 

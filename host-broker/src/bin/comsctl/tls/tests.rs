@@ -66,7 +66,7 @@ impl Side {
                     .unwrap();
                 keys[h] = Some(made.key_pem.clone());
                 let receipt = receipt(trusted.as_bytes(), made.cert_pem.as_bytes()).unwrap();
-                state.issued(HOSTS[h], vec![HOSTS[h].into()], receipt.clone(), NOW);
+                state.issued(HOSTS[h], vec![HOSTS[h].into()], receipt.clone(), None, NOW);
                 state = state.clone().installed(HOSTS[h], &receipt).unwrap();
                 set(Owner::Bundle, &trusted, &made)
             }));
