@@ -2,10 +2,12 @@
 //! of a VM that does not run, are on the loopback device. What changes owners needs root, and is left out else.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
+use coms_broker::certificates::make;
 use serde_json::Value;
 use std::fs;
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -501,4 +503,165 @@ fn expired_authority(dir: &Path) -> String {
     ]);
     assert!(key.status.success() && made.status.success(), "{made:?}");
     String::from_utf8(made.stdout).unwrap()
+}
+
+/// Everything below a tree, with what is in it.
+fn all_of(root: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    let mut dirs = vec![root.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(&dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { dirs.push(path) } else { found.push((path.clone(), fs::read(&path).unwrap())) }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn tls_install_takes_a_whole_bundle_or_nothing() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("left out: gives files to another user, which needs root");
+        return;
+    }
+    let dir = two_hosts("whole");
+    let root = tree(&dir, "h1");
+    let before = all_of(&root);
+    let bundle = dir.bundle("h1");
+    let refused = |from: &Path| {
+        let (code, found, err) = on_host(&root, &["install", from.to_str().unwrap()]);
+        assert!(
+            code == 1 && kinds(&found).contains(&"unreadable"),
+            "{}: {code} {found} {err}",
+            from.display()
+        );
+        assert!(found["receipt"].is_null(), "{found}");
+        assert_eq!(all_of(&root), before, "nothing was changed");
+    };
+    let archive = dir.0.join("h1.tar");
+    fs::write(&archive, "not unpacked").unwrap();
+    refused(&archive);
+    for file in ["server-key.pem", "client-cert.pem", "ca-cert.pem"] {
+        let (file, kept) = (bundle.join(file), bundle.join("kept"));
+        fs::rename(&file, &kept).unwrap();
+        // Even root cannot read it.
+        fs::create_dir(&file).unwrap();
+        refused(&bundle);
+        fs::remove_dir(&file).unwrap();
+        fs::rename(&kept, &file).unwrap();
+    }
+    let (code, done, err) = on_host(&root, &["install", bundle.to_str().unwrap()]);
+    assert!(code == 0 && done["receipt"].is_string(), "{done} {err}");
+    // Right files in a place that QEMU cannot enter are not installed.
+    let pki = root.join("etc/pki/mig");
+    fs::set_permissions(&pki, fs::Permissions::from_mode(0o700)).unwrap();
+    let (code, done, _) = on_host(&root, &["install", bundle.to_str().unwrap()]);
+    assert!(code == 1 && kinds(&done).contains(&"unreadable-by-qemu"), "{done}");
+    assert!(done["receipt"].is_null(), "{done}");
+    fs::set_permissions(&pki, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::remove_file(pki.join("server-key.pem")).unwrap();
+    fs::create_dir(pki.join("server-key.pem")).unwrap();
+    let (code, found, _) = on_host(&root, &["check"]);
+    assert!(code == 1 && kinds(&found).contains(&"unreadable"), "{found}");
+}
+
+#[test]
+fn tls_only_a_host_that_took_the_step_gets_a_receipt() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("left out: gives files to another user, which needs root");
+        return;
+    }
+    let dir = two_hosts("receipt");
+    let root = tree(&dir, "h1");
+    let bundle = dir.bundle("h1");
+    let install = |more: &[&str]| on_host(&root, &[&["install", bundle.to_str().unwrap()], more].concat());
+    let (code, done, _) = install(&["--dry-run"]);
+    assert!(code == 0 && done["receipt"].is_null() && !root.join("etc/pki").exists(), "{done}");
+    assert!(install(&[]).1["receipt"].is_string());
+    dir.done(&["rotate", "begin"]);
+    let before = all_of(&root);
+    let (code, _, err) = install(&["--qemu-only"]);
+    assert!(code == 1 && err.contains("CA/cacert.pem") && all_of(&root) == before, "{code} {err}");
+    // As an install leaves it that was cut off by a power failure.
+    let pki = root.join("etc/pki");
+    fs::copy(bundle.join("ca-cert.pem"), pki.join("mig/ca-cert.pem")).unwrap();
+    let (_, found, _) = on_host(&root, &["check"]);
+    assert!(found["receipt"].is_null(), "libvirt trusts the old one only: {found}");
+    fs::copy(bundle.join("ca-cert.pem"), pki.join("CA/cacert.pem")).unwrap();
+    for lagging in ["mig/client-cert.pem", "libvirt/servercert.pem", "libvirt/clientcert.pem"] {
+        for new in
+            ["mig/server-cert.pem", "mig/client-cert.pem", "libvirt/servercert.pem", "libvirt/clientcert.pem"]
+        {
+            if new != lagging {
+                fs::copy(bundle.join("server-cert.pem"), pki.join(new)).unwrap();
+            }
+        }
+        let (_, found, _) = on_host(&root, &["check"]);
+        assert!(found["receipt"].is_null(), "{lagging}: {found}");
+        let (code, done, err) = install(&[]);
+        assert!(code == 0 && done["receipt"].is_string(), "{done} {err}");
+        dir.done(&["issue", "h1"]);
+    }
+    // libvirt may have files of its own elsewhere, of the same authority.
+    let conf = root.join("etc/libvirt/libvirtd.conf");
+    fs::write(&conf, "ca_file = \"/srv/pki/ca.pem\"\n").unwrap();
+    let (code, _, err) = install(&[]);
+    assert!(code == 1 && err.contains("libvirtd.conf"), "{code} {err}");
+    fs::remove_dir_all(pki.join("libvirt")).unwrap();
+    fs::remove_dir_all(pki.join("CA")).unwrap();
+    fs::create_dir_all(root.join("srv/pki")).unwrap();
+    let old = dir.authority().join("ca-1-cert.pem");
+    fs::copy(&old, root.join("srv/pki/ca.pem")).unwrap();
+    let (code, _, err) = install(&["--qemu-only"]);
+    assert!(code == 1 && err.contains("/srv/pki/ca.pem"), "{code} {err}");
+    // Those of another authority are not this one's business.
+    let other = two_hosts("receipt-other");
+    fs::copy(other.bundle("h1").join("ca-cert.pem"), root.join("srv/pki/ca.pem")).unwrap();
+    let (code, done, err) = install(&["--qemu-only"]);
+    assert!(code == 0 && done["receipt"].is_string(), "{done} {err}");
+    assert_eq!(on_host(&root, &["check"]).1["receipt"], done["receipt"]);
+}
+
+fn now_unix_s() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    since.as_secs().try_into().unwrap()
+}
+
+#[test]
+fn tls_an_authority_in_its_last_days_is_renewed_like_any_other() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("left out: gives files to another user, which needs root");
+        return;
+    }
+    let dir = Dir::new("last-days");
+    dir.done(&["init"]);
+    let begun = now_unix_s() - (make::AUTHORITY_DAYS - 5) * 86_400;
+    let old = make::authority("an old one", [3; 16], begun).unwrap();
+    fs::write(dir.authority().join("ca-1-cert.pem"), &old.cert_pem).unwrap();
+    fs::write(dir.authority().join("ca-1-key.pem"), &old.key_pem).unwrap();
+    let made = dir.done(&["issue", "h1", "--name", "h1"]);
+    assert!(
+        (3..=5).contains(&made["days"].as_i64().unwrap()),
+        "the certificate ends with its authority: {made}"
+    );
+    let root = tree(&dir, "h1");
+    let bundle = dir.bundle("h1");
+    let install = || {
+        let (code, done, err) = on_host(&root, &["install", bundle.to_str().unwrap()]);
+        assert_eq!(code, 0, "{done} {err}");
+        dir.done(&["rotate", "installed", "h1", done["receipt"].as_str().unwrap()]);
+    };
+    install();
+    let shown = dir.done(&["rotate"]);
+    assert!(shown["next"].as_str().unwrap().starts_with("comsctl tls rotate begin"), "{shown}");
+    assert!((3..=5).contains(&shown["authority_days_left"].as_i64().unwrap()), "{shown}");
+    assert_eq!((&shown["hosts"][0]["due"], &shown["hosts"][0]["days_left"]), (&true.into(), &made["days"]));
+    for step in ["begin", "leaves", "finish"] {
+        dir.done(&["rotate", step]);
+        install();
+    }
+    let shown = dir.done(&["rotate"]);
+    assert!(shown["next"].as_str().unwrap().starts_with("nothing to do"), "{shown}");
+    assert_eq!(on_host(&root, &["check"]).0, 0);
 }

@@ -13,6 +13,36 @@ pub const DEFAULT_DIR: &str = "/etc/pki/qemu";
 /// What libvirt prefers to that for migrations, where the directory exists.
 pub const MIGRATE_DIR: &str = "/etc/pki/libvirt-migrate";
 
+/// Where its daemons that others connect to are.
+const REMOTE_CONFS: [&str; 2] = ["/etc/libvirt/libvirtd.conf", "/etc/libvirt/virtproxyd.conf"];
+
+/// Files of its own that such a daemon is told of. One that is not named is where it always is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RemoteConf {
+    pub file: PathBuf,
+    pub ca: Option<PathBuf>,
+    pub cert: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+}
+
+impl RemoteConf {
+    /// Of each daemon for which one is named; `read` reads a file of the host.
+    pub fn all(read: impl Fn(&str) -> String) -> Vec<Self> {
+        let of = |file: &&str| {
+            let text = read(file);
+            let path = |key: &str| first(&text, key).filter(|v| !v.is_empty()).map(PathBuf::from);
+            let named = Self {
+                file: file.into(),
+                ca: path("ca_file"),
+                cert: path("cert_file"),
+                key: path("key_file"),
+            };
+            (named.ca.is_some() || named.cert.is_some() || named.key.is_some()).then_some(named)
+        };
+        REMOTE_CONFS.iter().filter_map(of).collect()
+    }
+}
+
 /// The keys that matter here.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct QemuConf {
@@ -24,7 +54,20 @@ pub struct QemuConf {
     pub migrate_verify: Option<bool>,
     pub migrate_force: Option<bool>,
     pub migration_host: Option<String>,
+    /// Keys that stand there more than once and do not say the same.
+    pub at_odds: Vec<String>,
 }
+
+const KEYS: [&str; 8] = [
+    "user",
+    "group",
+    "default_tls_x509_cert_dir",
+    "migrate_tls_x509_cert_dir",
+    "default_tls_x509_verify",
+    "migrate_tls_x509_verify",
+    "migrate_tls_force",
+    "migration_host",
+];
 
 impl QemuConf {
     /// That of the host whose files are below `root`, and why it could not be read, where it is there.
@@ -37,23 +80,25 @@ impl QemuConf {
     }
 
     pub fn parse(text: &str) -> Self {
-        let mut this = Self::default();
-        for (key, value) in text.lines().filter_map(setting) {
-            let word = || Some(value.to_owned()).filter(|v| !v.is_empty());
-            let flag = || Some(value != "0");
-            match key {
-                "user" => this.user = word(),
-                "group" => this.group = word(),
-                "default_tls_x509_cert_dir" => this.default_dir = word().map(PathBuf::from),
-                "migrate_tls_x509_cert_dir" => this.migrate_dir = word().map(PathBuf::from),
-                "default_tls_x509_verify" => this.default_verify = flag(),
-                "migrate_tls_x509_verify" => this.migrate_verify = flag(),
-                "migrate_tls_force" => this.migrate_force = flag(),
-                "migration_host" => this.migration_host = word(),
-                _ => {}
+        let word = |key: &str| first(text, key).filter(|v| !v.is_empty()).map(str::to_owned);
+        let flag = |key: &str| first(text, key).map(|v| v != "0");
+        let mut at_odds: Vec<String> = Vec::new();
+        for (key, value) in text.lines().filter_map(setting).filter(|(key, _)| KEYS.contains(key)) {
+            if first(text, key) != Some(value) && !at_odds.iter().any(|k| k == key) {
+                at_odds.push(key.to_owned());
             }
         }
-        this
+        Self {
+            user: word("user"),
+            group: word("group"),
+            default_dir: word("default_tls_x509_cert_dir").map(PathBuf::from),
+            migrate_dir: word("migrate_tls_x509_cert_dir").map(PathBuf::from),
+            default_verify: flag("default_tls_x509_verify"),
+            migrate_verify: flag("migrate_tls_x509_verify"),
+            migrate_force: flag("migrate_tls_force"),
+            migration_host: word("migration_host"),
+            at_odds,
+        }
     }
 
     /// Where QEMU looks for certificates when it migrates, as libvirt tells it.
@@ -90,6 +135,15 @@ impl QemuConf {
                 format!("set {verify_line}, {restart}"),
             ));
         }
+        if !self.at_odds.is_empty() {
+            found.push(Finding::new(
+                Severity::Fail,
+                Kind::Setting,
+                file,
+                format!("says different things of {}: libvirt takes the first line", self.at_odds.join(", ")),
+                format!("leave one line of each, {restart}"),
+            ));
+        }
         let unset: Vec<&str> = [(self.migrate_dir.is_none(), &dir_line), (verify.is_none(), &verify_line)]
             .into_iter()
             .filter_map(|(unset, line)| unset.then_some(line.as_str()))
@@ -116,6 +170,11 @@ impl QemuConf {
 pub(super) fn below(root: &Path, path: impl AsRef<Path>) -> PathBuf {
     let path = path.as_ref();
     root.join(path.strip_prefix("/").unwrap_or(path))
+}
+
+/// What counts: libvirt looks for the first line of a key.
+fn first<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    text.lines().filter_map(setting).find_map(|(k, value)| (k == key).then_some(value))
 }
 
 /// Key and value of a line, without quotes and comment.
@@ -151,6 +210,17 @@ mod tests {
         assert_eq!((conf.user.as_deref(), conf.group.as_deref()), (Some("+107"), Some("kvm")));
         assert_eq!((conf.migrate_verify, conf.dir(Path::new("/"))), (Some(false), "/srv/a b".into()));
         assert_eq!(conf.migration_name(), Some(Name::Ip("fd00::2".parse().unwrap())));
+    }
+
+    #[test]
+    fn of_a_key_that_stands_there_twice_the_first_line_counts_and_it_fails() {
+        let twice = "migrate_tls_x509_verify = 0\nuser = \"a\"\nmigrate_tls_x509_verify = 1\nuser = \"b\"\n";
+        assert_eq!(QemuConf::parse(twice).user.as_deref(), Some("a"));
+        let found = kinds(twice);
+        assert!(found.contains(&(Severity::Fail, Kind::VerifyOff)), "{found:?}");
+        assert!(found.contains(&(Severity::Fail, Kind::Setting)), "{found:?}");
+        let same = "migrate_tls_x509_verify = 1\nmigrate_tls_x509_verify = 1";
+        assert!(kinds(same).iter().all(|(severity, _)| *severity < Severity::Fail));
     }
 
     #[test]

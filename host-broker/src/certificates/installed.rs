@@ -1,7 +1,10 @@
 //! What is installed on a host, read. Judges nothing.
 
-use super::conf::{QEMU_CONF, QemuConf, below};
-use super::{Content, Expected, File, Finding, Kind, Meta, Name, Owner, Pair, Set, Severity, User, inspect};
+use super::conf::{QEMU_CONF, QemuConf, RemoteConf, below};
+use super::{
+    Content, Expected, File, Finding, Kind, LibvirtFiles, Meta, Name, Owner, Pair, Set, Severity, User,
+    inspect,
+};
 use crate::config::Config;
 use std::fs;
 use std::io::{ErrorKind, Read};
@@ -62,6 +65,36 @@ impl Host {
             client: pair("client"),
             dh_params: None,
         }
+    }
+
+    /// What libvirt's daemons are told to read instead.
+    pub fn libvirt_elsewhere(&self) -> Vec<RemoteConf> {
+        let usual = self.libvirt();
+        let read = |file: &str| fs::read_to_string(self.path(file)).unwrap_or_default();
+        let mut all = RemoteConf::all(read);
+        all.retain(|c| {
+            let is_else =
+                |named: &Option<PathBuf>, usual: &File| named.as_ref().is_some_and(|n| *n != usual.path);
+            is_else(&c.ca, &usual.ca)
+                || is_else(&c.cert, &usual.server.cert)
+                || is_else(&c.key, &usual.server.key)
+        });
+        all
+    }
+
+    /// All that libvirt may trust or show.
+    pub fn libvirt_files(&self) -> LibvirtFiles {
+        let usual = self.libvirt();
+        let mut all = LibvirtFiles {
+            authorities: vec![usual.ca],
+            servers: vec![usual.server.cert],
+            clients: vec![usual.client.cert],
+        };
+        for named in self.libvirt_elsewhere() {
+            all.authorities.extend(named.ca.map(|path| self.file(&path)));
+            all.servers.extend(named.cert.map(|path| self.file(&path)));
+        }
+        all
     }
 
     fn set(&self, owner: Owner, dir: &Path) -> Set {
@@ -148,7 +181,6 @@ impl Host {
     pub fn inspect(&self, config: Option<&Config>, now_unix_s: i64) -> Vec<Finding> {
         let expected = self.expected(config);
         let mut found = inspect(&self.qemu(), &expected, now_unix_s);
-        // What libvirt's own connections call this host by are the others' URIs, which are not known here: any name does.
         let libvirt = self.libvirt();
         let by_tls = config.and_then(|c| c.peers.iter().find(|p| p.is_reached_by_tls()));
         match by_tls.filter(|_| libvirt.is_absent()) {
@@ -160,11 +192,15 @@ impl Host {
                 "comsctl tls issue HOST where the authority is, comsctl tls install here",
             )),
             None => {
-                let expected = Expected { must: None, usual: None, ..expected };
-                found.extend(inspect(&libvirt, &expected, now_unix_s));
+                found.extend(inspect(&libvirt, &expected.of_libvirt(), now_unix_s));
             }
         }
         found.extend(config.and_then(|c| self.other_directory(c)));
+        for other in self.libvirt_elsewhere() {
+            let detail = "names other files for libvirt's own connections, and those are not judged here";
+            let remedy = "take ca_file, cert_file and key_file out of it, and comsctl tls install; or see to them yourself";
+            found.push(Finding::new(Severity::Hint, Kind::Setting, &other.file, detail, remedy));
+        }
         let conf = Path::new(QEMU_CONF);
         match &self.conf_unread {
             None => found.extend(self.conf.inspect(conf, &self.qemu_dir)),
@@ -217,6 +253,7 @@ fn content(path: &Path) -> Content {
     match read() {
         Ok(bytes) => Content::Bytes(bytes),
         Err(e) if e.kind() == ErrorKind::NotFound => Content::Missing,
+        Err(e) if e.kind() == ErrorKind::PermissionDenied => Content::Denied(e.to_string()),
         Err(e) => Content::Unreadable(e.to_string()),
     }
 }

@@ -8,7 +8,7 @@ const DAY_S: i64 = 86_400;
 /// A leaf is renewed within this time.
 const LEAF_WARN_DAYS: i64 = 30;
 /// An authority's renewal goes over all hosts three times.
-const AUTHORITY_WARN_DAYS: i64 = 90;
+pub const AUTHORITY_WARN_DAYS: i64 = 90;
 /// Too late for a leisurely renewal of either.
 const FAIL_DAYS: i64 = 7;
 /// Behind so many QEMU does not look.
@@ -37,7 +37,7 @@ pub fn inspect(set: &Set, expected: &Expected, now_unix_s: i64) -> Vec<Finding> 
         return vec![Finding::new(severity, Kind::NothingInstalled, &set.ca.path, detail, ISSUE)];
     }
     let mut found = Vec::new();
-    let authorities = authorities(&set.ca, now_unix_s, &mut found);
+    let authorities = authorities(set.owner, &set.ca, now_unix_s, &mut found);
     for (pair, role) in [(&set.server, Role::Server), (&set.client, Role::Client)] {
         pair_of(set.owner, pair, role, authorities.as_deref(), expected, now_unix_s, &mut found);
     }
@@ -63,8 +63,8 @@ pub fn inspect(set: &Set, expected: &Expected, now_unix_s: i64) -> Vec<Finding> 
     found
 }
 
-fn authorities(file: &File, now: i64, found: &mut Vec<Finding>) -> Option<Vec<Certificate>> {
-    let all = read(file, Severity::Fail, found)?;
+fn authorities(owner: Owner, file: &File, now: i64, found: &mut Vec<Finding>) -> Option<Vec<Certificate>> {
+    let all = read(owner, file, Severity::Fail, found)?;
     let mut fail = |kind, detail: String, remedy: &str| {
         found.push(Finding::new(Severity::Fail, kind, &file.path, detail, remedy));
     };
@@ -106,7 +106,7 @@ fn pair_of(
         (Owner::Libvirt, Role::Server) => Severity::Warn,
         (Owner::Libvirt, Role::Client) | (Owner::Qemu | Owner::Bundle, _) => Severity::Fail,
     };
-    let cert = read(&pair.cert, missing, found).and_then(|all| all.into_iter().next());
+    let cert = read(owner, &pair.cert, missing, found).and_then(|all| all.into_iter().next());
     if let Some(cert) = &cert {
         leaf(owner, &pair.cert, cert, role, authorities, now, found);
         if role == Role::Server {
@@ -216,7 +216,7 @@ fn key(
     expected: &Expected,
     found: &mut Vec<Finding>,
 ) {
-    let Some(bytes) = bytes(file, missing, found) else { return };
+    let Some(bytes) = bytes(owner, file, missing, found) else { return };
     let mut add = |severity, kind, detail: String, remedy: &str| {
         found.push(Finding::new(severity, kind, &file.path, detail, remedy));
     };
@@ -285,7 +285,12 @@ fn dh_params(owner: Owner, file: &File) -> Option<Finding> {
             "is not there: QEMU 7.2 makes parameters anew for each incoming migration, which takes up to half a second",
         ),
         Content::Missing => None,
-        Content::Unreadable(why) => hint(&format!("cannot be read: {why}")),
+        Content::Denied(why) => hint(&format!("cannot be read: {why}")),
+        Content::Unreadable(why) => {
+            let detail =
+                format!("cannot be read, and QEMU refuses every incoming encrypted migration: {why}");
+            Some(Finding::new(Severity::Fail, Kind::Unreadable, &file.path, detail, REMEDY))
+        }
         Content::Bytes(bytes) => {
             let text = String::from_utf8_lossy(bytes);
             let begin = text.find("-----BEGIN DH PARAMETERS-----");
@@ -329,14 +334,15 @@ fn dates(file: &File, cert: &Certificate, warn_days: i64, remedy: &str, now: i64
     found.push(Finding::new(severity, kind, &file.path, detail, remedy));
 }
 
-fn day(unix_s: i64) -> String {
+/// As people write it.
+pub fn day(unix_s: i64) -> String {
     let at = jiff::Timestamp::from_second(unix_s).map(|t| t.strftime("%Y-%m-%d").to_string());
     at.unwrap_or_else(|_| "a day beyond the calendar".into())
 }
 
 /// The certificates of a file, or why there are none.
-fn read(file: &File, missing: Severity, found: &mut Vec<Finding>) -> Option<Vec<Certificate>> {
-    let bytes = bytes(file, missing, found)?;
+fn read(owner: Owner, file: &File, missing: Severity, found: &mut Vec<Finding>) -> Option<Vec<Certificate>> {
+    let bytes = bytes(owner, file, missing, found)?;
     let (kind, detail) = match certificates(bytes) {
         Ok(all) => return Some(all),
         Err(Unread::NotPem | Unread::Encrypted) if bytes.first() == Some(&0x30) => {
@@ -349,16 +355,24 @@ fn read(file: &File, missing: Severity, found: &mut Vec<Finding>) -> Option<Vec<
     None
 }
 
-fn bytes<'a>(file: &'a File, missing: Severity, found: &mut Vec<Finding>) -> Option<&'a [u8]> {
+fn bytes<'a>(owner: Owner, file: &'a File, missing: Severity, found: &mut Vec<Finding>) -> Option<&'a [u8]> {
     let finding = match &file.content {
         Content::Bytes(bytes) => return Some(bytes),
         Content::Missing => Finding::new(missing, Kind::Missing, &file.path, "is not there", ISSUE),
         Content::Unreadable(why) => Finding::new(
-            Severity::Warn,
+            Severity::Fail,
             Kind::Unreadable,
             &file.path,
             format!("cannot be read: {why}"),
-            "as root: sudo comsctl tls check",
+            COMPARE,
+        ),
+        // Who looks may be nobody for whom it is; who installs has to read all of it.
+        Content::Denied(why) => Finding::new(
+            if owner == Owner::Bundle { Severity::Fail } else { Severity::Warn },
+            Kind::Unreadable,
+            &file.path,
+            format!("cannot be read: {why}"),
+            "as root: sudo comsctl tls …",
         ),
     };
     found.push(finding);

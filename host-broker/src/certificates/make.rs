@@ -31,6 +31,10 @@ pub enum MakeError {
         "the authority's certificate and key cannot be used: {0}; restore them from where you keep a copy"
     )]
     Authority(String),
+    #[error(
+        "the authority has expired: make a new one (comsctl tls init --authority DIR), issue for every host, and install with --replace-authority"
+    )]
+    Expired,
     #[error("the host's key cannot be kept: {0}; make a new one: --new-key")]
     Key(String),
     #[error("`{0}` cannot stand in a certificate")]
@@ -65,7 +69,7 @@ pub fn leaf(
         certificates(by.cert_pem.as_bytes()).map_err(|e| MakeError::Authority(format!("{e:?}")))?;
     let ends_unix_s = authority.first().map_or(now_unix_s, |a| a.not_after_unix_s);
     if ends_unix_s <= now_unix_s {
-        return Err(MakeError::Authority("it has expired".into()));
+        return Err(MakeError::Expired);
     }
     let signing = KeyPair::from_pem(&by.key_pem).map_err(|e| unusable(&e))?;
     let issuer = Issuer::from_ca_cert_pem(&by.cert_pem, signing).map_err(|e| unusable(&e))?;

@@ -7,6 +7,7 @@
 //! certificates that pass.
 
 pub mod conf;
+mod confirm;
 pub mod installed;
 mod judge;
 pub mod make;
@@ -19,7 +20,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-pub use judge::{inspect, inspect_replacement};
+pub use confirm::{LibvirtFiles, behind, confirmation};
+pub use judge::{AUTHORITY_WARN_DAYS, day, inspect, inspect_replacement};
 
 /// The group ffdhe3072 of RFC 7919, as QEMU reads it (PKCS #3 in PEM).
 pub const DH_PARAMS: &str = include_str!("ffdhe3072.pem");
@@ -115,6 +117,8 @@ pub enum Content {
     Missing,
     /// With the reason.
     Unreadable(String),
+    /// Not by who runs this.
+    Denied(String),
     Bytes(Vec<u8>),
 }
 
@@ -123,7 +127,7 @@ impl fmt::Debug for Content {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Content::Missing => f.write_str("missing"),
-            Content::Unreadable(why) => write!(f, "unreadable: {why}"),
+            Content::Unreadable(why) | Content::Denied(why) => write!(f, "unreadable: {why}"),
             Content::Bytes(bytes) => write!(f, "{} bytes", bytes.len()),
         }
     }
@@ -134,7 +138,7 @@ impl File {
     pub fn bytes(&self) -> Option<&[u8]> {
         match &self.content {
             Content::Bytes(bytes) => Some(bytes),
-            Content::Missing | Content::Unreadable(_) => None,
+            Content::Missing | Content::Unreadable(_) | Content::Denied(_) => None,
         }
     }
 
@@ -273,11 +277,23 @@ pub struct Expected {
     pub qemu: Option<User>,
 }
 
+impl Expected {
+    /// What libvirt's own connections call this host by are the others' URIs, which are not known here: any name does.
+    pub fn of_libvirt(self) -> Self {
+        Self { must: None, usual: None, ..self }
+    }
+}
+
 /// SHA-256 of the first certificate in a PEM file, as `openssl x509 -fingerprint -sha256` shows it but without colons: 64
 /// lower-case hexadecimal digits. None: there is none that can be read.
 pub fn fingerprint(pem: &[u8]) -> Option<String> {
     let cert = read::certificates(pem).ok()?.into_iter().next()?;
     Some(hex(ring::digest::digest(&ring::digest::SHA256, &cert.der).as_ref()))
+}
+
+/// When the first of a PEM file's certificates to do so expires. None: there is none that can be read.
+pub fn not_after_unix_s(pem: &[u8]) -> Option<i64> {
+    read::certificates(pem).ok()?.iter().map(|c| c.not_after_unix_s).min()
 }
 
 /// A short word for what a host trusts and what it shows: the same as the authority's only if the host has installed

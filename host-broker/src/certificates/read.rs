@@ -102,6 +102,13 @@ impl Certificate {
     }
 }
 
+/// The same bytes.
+impl PartialEq for Certificate {
+    fn eq(&self, other: &Self) -> bool {
+        self.der == other.der
+    }
+}
+
 fn name(general: &GeneralName<'_>) -> Option<Name> {
     if let GeneralName::DNSName(name) = general {
         return Some(Name::Dns(name.to_ascii_lowercase()));

@@ -57,12 +57,12 @@ pub enum TlsCommand {
     },
     /// Check a directory that `issue` made, and put it where QEMU and libvirt of this host look
     #[command(
-        after_help = "Examples:\n  sudo comsctl tls install /root/tls-host2             then remove that directory: it holds the key\n  sudo comsctl tls install ./host2 --dry-run           what would be done\n  sudo comsctl tls install ./host2 --qemu-only         libvirt's connections go by ssh\n\nNothing is changed unless everything fits: authority, key, names of this host, dates. Files are put in place whole, what was there is kept beside as .before, VMs run on, and migrations may go on meanwhile. libvirtd is asked to take up its new certificate without a restart."
+        after_help = "Examples:\n  sudo comsctl tls install /root/tls-host2             then remove that directory: it holds the key\n  sudo comsctl tls install ./host2 --dry-run           what would be done\n  sudo comsctl tls install ./host2 --qemu-only         libvirt's connections go by ssh\n\nNothing is changed unless everything fits: authority, key, names of this host, dates. Files are put in place whole, what was there is kept beside as .before, VMs run on, and migrations may go on meanwhile. libvirtd is asked to take up its new certificate without a restart; one that runs and cannot be told is exit status 1, and there is no receipt until it was restarted."
     )]
     Install {
         /// The directory
         dir: PathBuf,
-        /// Only QEMU's files, which protect memory and disks; not libvirt's
+        /// Only QEMU's files, which protect memory and disks; refused where libvirt here uses the same authority
         #[arg(long)]
         qemu_only: bool,
         /// Check and say what would be done
@@ -71,7 +71,7 @@ pub enum TlsCommand {
         /// Also when other hosts cannot verify this one, nor it them, until they have theirs
         #[arg(long)]
         replace_authority: bool,
-        /// Where virt-admin reaches libvirtd
+        /// Where virt-admin reaches the daemon that serves TLS; with modular daemons virtproxyd:///system
         #[arg(long, value_name = "URI", default_value = "libvirtd:///system")]
         admin_uri: String,
         #[command(flatten)]

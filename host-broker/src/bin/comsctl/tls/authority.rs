@@ -8,13 +8,15 @@
 //!
 //! Between any two installs of one step every host trusts the authority of every certificate that any host shows. That
 //! holds only if no step begins before all hosts have installed the one before: each confirms with its receipt, which
-//! is made of what is installed, so that a host cannot be confirmed by mistake.
+//! is made of what is installed, and only where all of it is of one step.
 
+use coms_broker::certificates::make::LEAF_DAYS;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Of the file that keeps it.
 pub const FORMAT: u32 = 1;
+pub const DAY_S: i64 = 86_400;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Authority {
@@ -30,10 +32,20 @@ pub struct Authority {
 pub struct HostRecord {
     pub names: Vec<String>,
     pub issued_unix_s: i64,
+    /// When the certificate expires; not known of those of older versions.
+    #[serde(default)]
+    pub not_after_unix_s: Option<i64>,
     /// Of what was made for it last.
     pub receipt: String,
     /// It was confirmed that it has installed that.
     pub installed: bool,
+}
+
+impl HostRecord {
+    pub fn days_left(&self, now_unix_s: i64) -> i64 {
+        let ends = self.not_after_unix_s.unwrap_or(self.issued_unix_s + LEAF_DAYS * DAY_S);
+        (ends - now_unix_s) / DAY_S
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -130,8 +142,16 @@ impl Authority {
     }
 
     /// Something was made for this host.
-    pub fn issued(&mut self, host: &str, names: Vec<String>, receipt: String, now_unix_s: i64) {
-        let record = HostRecord { names, issued_unix_s: now_unix_s, receipt, installed: false };
+    pub fn issued(
+        &mut self,
+        host: &str,
+        names: Vec<String>,
+        receipt: String,
+        not_after_unix_s: Option<i64>,
+        now_unix_s: i64,
+    ) {
+        let record =
+            HostRecord { names, issued_unix_s: now_unix_s, not_after_unix_s, receipt, installed: false };
         self.hosts.insert(host.to_owned(), record);
     }
 
@@ -149,11 +169,14 @@ impl Authority {
         self.hosts.remove(host).map(|_| self).ok_or_else(|| Refused::UnknownHost(host.into()))
     }
 
-    /// What the operator does next.
-    pub fn next(&self) -> String {
+    /// What the operator does next; an authority that is due is renewed first.
+    pub fn next(&self, is_due: bool) -> String {
         let waiting = self.waiting();
         let step = match self.step() {
             Step::Steady if self.hosts.is_empty() => return "comsctl tls issue HOST, for each host".into(),
+            Step::Steady if is_due => {
+                return "comsctl tls rotate begin, for the authority expires soon".into();
+            }
             Step::Steady if waiting.is_empty() => {
                 return "nothing to do until certificates are due: then comsctl tls issue HOST (or comsctl tls rotate begin for a new authority)".into();
             }
@@ -184,14 +207,14 @@ mod tests {
     fn two_hosts() -> Authority {
         let mut this = Authority::new();
         for host in ["h1", "h2"] {
-            this.issued(host, vec![host.into()], format!("1{host}"), 0);
+            this.issued(host, vec![host.into()], format!("1{host}"), None, 0);
         }
         this
     }
 
     fn confirmed(mut this: Authority) -> Authority {
         for host in ["h1", "h2"] {
-            this.issued(host, vec![], "aa".into(), 0);
+            this.issued(host, vec![], "aa".into(), None, 0);
             this = this.installed(host, " AA\n").unwrap();
         }
         this
@@ -212,19 +235,29 @@ mod tests {
         assert_eq!((this.step(), this.trusted.as_slice()), (Step::Steady, &[2][..]));
         assert_eq!(confirmed(this).begin().unwrap().trusted, [2, 3]);
         assert_eq!(Authority::new().begin(), Err(Refused::NoHosts));
+        let this = two_hosts();
+        assert!(
+            this.next(true).starts_with("comsctl tls rotate begin")
+                && this.next(false).starts_with("install")
+        );
+        assert!(!this.begin().unwrap().next(true).contains("rotate begin"), "it is on its way");
     }
 
     #[test]
     fn no_step_while_a_host_has_not_confirmed_the_one_before() {
         let mut this = two_hosts().begin().unwrap();
         for host in ["h1", "h2"] {
-            this.issued(host, vec![], format!("2{host}"), 0);
+            this.issued(host, vec![], format!("2{host}"), None, 0);
         }
         assert_eq!(this.clone().leaves(), Err(Refused::Waiting(vec!["h1".into(), "h2".into()])));
         assert_eq!(this.clone().installed("h1", "1h1"), Err(Refused::OtherReceipt { host: "h1".into() }));
         let this = this.installed("h1", "2h1").unwrap();
         assert_eq!(this.clone().leaves(), Err(Refused::Waiting(vec!["h2".into()])));
-        assert!(this.next().contains("h2") && this.next().ends_with("rotate leaves"), "{}", this.next());
+        assert!(
+            this.next(false).contains("h2") && this.next(false).ends_with("rotate leaves"),
+            "{}",
+            this.next(false)
+        );
         assert_eq!(this.clone().installed("h9", ""), Err(Refused::UnknownHost("h9".into())));
         assert!(this.clone().forget("h2").unwrap().leaves().is_ok(), "a host that is gone holds nothing up");
         assert!(this.installed("h2", "2h2").unwrap().leaves().is_ok());
@@ -235,5 +268,8 @@ mod tests {
         let this = two_hosts().begin().unwrap();
         let text = serde_json::to_string(&this).unwrap();
         assert_eq!(serde_json::from_str::<Authority>(&text).unwrap(), this);
+        let older = text.replace("\"not_after_unix_s\":null,", "");
+        assert_ne!(older, text);
+        assert_eq!(serde_json::from_str::<Authority>(&older).unwrap(), this);
     }
 }

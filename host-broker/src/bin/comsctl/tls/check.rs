@@ -5,7 +5,7 @@ use super::super::doctor::{self, Status};
 use super::super::{Failure, print};
 use super::lines;
 use coms_broker::certificates::installed::Host;
-use coms_broker::certificates::{Finding, Kind, Severity, fingerprint, receipt};
+use coms_broker::certificates::{Finding, Kind, Severity, confirmation, fingerprint};
 use coms_broker::config::Config;
 use serde_json::json;
 use std::path::Path;
@@ -16,16 +16,24 @@ pub fn check(json: bool, of: &HostRoot, now_unix_s: i64) -> Result<ExitCode, Fai
     let host = Host::read(&of.root);
     let found = host.inspect(config.as_ref(), now_unix_s);
     let qemu = host.qemu();
-    let (ca, cert) = (qemu.ca.bytes(), qemu.server.cert.bytes());
-    let fingerprint = cert.and_then(fingerprint);
-    let receipt = ca.zip(cert).and_then(|(ca, cert)| receipt(ca, cert));
+    let fingerprint = qemu.server.cert.bytes().and_then(fingerprint);
+    let confirmed = confirmation(&qemu, &host.libvirt_files());
+    let (receipt, no_receipt) = (confirmed.as_ref().ok(), confirmed.as_ref().err());
     let value = json!({
         "findings": found, "qemu_dir": host.qemu_dir, "fingerprint_sha256": fingerprint, "receipt": receipt,
+        "no_receipt": no_receipt,
     });
     print(json, &value, |_| {
         let mut out = lines(&found);
-        if let (Some(fingerprint), Some(receipt)) = (&fingerprint, &receipt) {
-            out.push_str(&format!("certificate {fingerprint}\nreceipt {receipt}\n"));
+        if let Some(fingerprint) = &fingerprint {
+            out.push_str(&format!("certificate {fingerprint}\n"));
+        }
+        match &confirmed {
+            Ok(Some(receipt)) => out.push_str(&format!("receipt {receipt}\n")),
+            Ok(None) => {}
+            Err(why) => out.push_str(&format!(
+                "no receipt: {why}; before comsctl tls rotate goes on where the authority is, install the whole bundle here\n"
+            )),
         }
         out
     })?;

@@ -8,10 +8,11 @@ use super::{clean, lines};
 use coms_broker::certificates::conf::QemuConf;
 use coms_broker::certificates::installed::{Host, bundle};
 use coms_broker::certificates::{
-    DH_PARAMS, Expected, File, Finding, Owner, Set, Severity, fingerprint, inspect, inspect_replacement,
-    receipt,
+    DH_PARAMS, Expected, File, Finding, Kind, Owner, Set, Severity, behind, confirmation, fingerprint,
+    inspect, inspect_replacement,
 };
 use serde_json::json;
+use std::fs;
 use std::io::Read;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
@@ -34,8 +35,8 @@ pub fn install(json: bool, order: &Order<'_>, now_unix_s: i64) -> Result<ExitCod
     let host = Host::read(&order.host.root);
     let new = bundle(order.dir);
     let places = if order.qemu_only { vec![host.qemu()] } else { vec![host.qemu(), host.libvirt()] };
-    let found =
-        objections(&new, &places, &host.expected(config.as_ref()), order.replace_authority, now_unix_s);
+    let expected = host.expected(config.as_ref());
+    let mut found = objections(&new, &places, &expected, order.replace_authority, now_unix_s);
     if found.iter().any(|f| f.severity == Severity::Fail) {
         if json {
             print(true, &json!({ "done": false, "findings": found }), |_| String::new())?;
@@ -43,12 +44,17 @@ pub fn install(json: bool, order: &Order<'_>, now_unix_s: i64) -> Result<ExitCod
         }
         return Err(Failure::refused(format!("nothing was changed\n{}", lines(&found).trim_end())));
     }
+    if let Some(why) = leaves_libvirt_behind(&host, &new, order.qemu_only) {
+        return Err(Failure::refused(format!("nothing was changed\n{why}")));
+    }
     let Some(user) = &host.qemu_user else {
         return Err(Failure::refused(
             "as whom QEMU runs is not known, so for whom its keys are is not either; is libvirt installed? else name the user in /etc/libvirt/qemu.conf (user = \"…\")".into(),
         ));
     };
-    let puts = plan(&new, &places, user.uid);
+    let puts = plan(&new, &places, user.uid).map_err(|path| {
+        Failure::refused(format!("nothing was changed: {} cannot be read", path.display()))
+    })?;
     let here: Vec<Put> = puts.iter().map(|p| Put { to: host.path(&p.to), ..p.clone() }).collect();
     let mut told = None;
     if !order.dry_run {
@@ -60,8 +66,28 @@ pub fn install(json: bool, order: &Order<'_>, now_unix_s: i64) -> Result<ExitCod
         put::all(&here, true)?;
         let is_this_host = order.host.root == Path::new("/");
         told = (is_this_host && !order.qemu_only).then(|| tell_libvirtd(order.admin_uri));
+        found.extend(still_wrong(&host, &expected, order.qemu_only, now_unix_s));
     }
     report(json, order, &host, &new, &puts, &found, told)
+}
+
+/// Of one authority, libvirt's files go with QEMU's: else this host confirms a step that its libvirt has not taken.
+fn leaves_libvirt_behind(host: &Host, new: &Set, qemu_only: bool) -> Option<String> {
+    if qemu_only {
+        let files = host.libvirt_files();
+        return behind(new, &host.qemu(), &files).map(|path| {
+            format!(
+                "libvirt's connections use this authority, too, and {} is not as the new one needs it: install without --qemu-only; or replace libvirt's files yourself; or remove them, where hosts reach each other by ssh",
+                path.display()
+            )
+        });
+    }
+    host.libvirt_elsewhere().first().map(|other| {
+        format!(
+            "{} names other files for libvirt (ca_file, cert_file, key_file) than those that would be put in place: take these lines out; or put the files there yourself, and install --qemu-only",
+            other.file.display()
+        )
+    })
 }
 
 /// What speaks against it, and what else is to be said of the new files.
@@ -73,16 +99,33 @@ pub fn objections(
     now_unix_s: i64,
 ) -> Vec<Finding> {
     let mut found = inspect(new, expected, now_unix_s);
+    // What is good for some days only is better than what is there for fewer; and how else could it be renewed?
+    for f in found.iter_mut().filter(|f| f.kind == Kind::ExpiresSoon) {
+        f.severity = Severity::Warn;
+    }
     if !replace {
         found.extend(places.iter().flat_map(|old| inspect_replacement(old, new)));
     }
     found
 }
 
-/// What is to be put where, in this order. A reader between any two of them finds files that fit: who is trusted comes
+/// What fails with the files in place: a directory above them that is closed to QEMU, say.
+fn still_wrong(host: &Host, expected: &Expected, qemu_only: bool, now_unix_s: i64) -> Vec<Finding> {
+    let mut found = inspect(&host.qemu(), expected, now_unix_s);
+    if !qemu_only {
+        found.extend(inspect(&host.libvirt(), &expected.clone().of_libvirt(), now_unix_s));
+    }
+    found.retain(|f| f.severity == Severity::Fail && f.kind != Kind::ExpiresSoon);
+    found
+}
+
+/// What is to be put where, in this order; or what cannot be read. A reader between any two of them finds files that fit: who is trusted comes
 /// first, and a certificate before its key, which is the same as before where `issue` kept it. What is there already is
 /// not touched.
-pub fn plan(new: &Set, places: &[Set], qemu_uid: u32) -> Vec<Put> {
+pub fn plan<'a>(new: &'a Set, places: &[Set], qemu_uid: u32) -> Result<Vec<Put>, &'a Path> {
+    if let Some(file) = new.files().find(|f| f.bytes().is_none()) {
+        return Err(&file.path);
+    }
     let mut puts = Vec::new();
     let mut put = |file: &File, to: &File, mode, uid| {
         if let Some(bytes) = file.bytes() {
@@ -109,13 +152,30 @@ pub fn plan(new: &Set, places: &[Set], qemu_uid: u32) -> Vec<Put> {
     {
         puts.push(Put { to: to.path.clone(), bytes: DH_PARAMS.into(), mode: 0o644, uid: Some(0) });
     }
-    puts
+    Ok(puts)
+}
+
+/// The daemon's name, which is also its server's.
+fn daemon(uri: &str) -> &str {
+    uri.split([':', '+']).next().unwrap_or(uri)
+}
+
+/// It runs and was not told, so that it goes on showing the certificate of before, and trusting whom it trusted.
+fn is_stuck(trouble: &str) -> bool {
+    let is_daemon = |pid: fs::DirEntry| {
+        let name = fs::read_to_string(pid.path().join("comm")).unwrap_or_default();
+        ["libvirtd", "virtproxyd"].contains(&name.trim())
+    };
+    // Of one that serves no TLS.
+    !trouble.contains("no tls service found")
+        && fs::read_dir("/proc").is_ok_and(|all| all.flatten().any(is_daemon))
 }
 
 /// Has libvirtd read its certificates again. Its error else.
 fn tell_libvirtd(uri: &str) -> Result<(), String> {
     let mut child = Command::new("virt-admin")
-        .args(["-c", uri, "server-update-tls", "libvirtd"])
+        .args(["-c", uri, "server-update-tls", daemon(uri)])
+        .env("LC_ALL", "C")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -152,10 +212,17 @@ fn report(
     found: &[Finding],
     told: Option<Result<(), String>>,
 ) -> Result<ExitCode, Failure> {
-    let (ca, cert) = (new.ca.bytes().unwrap_or_default(), new.server.cert.bytes().unwrap_or_default());
-    let (fingerprint, receipt) = (fingerprint(cert), receipt(ca, cert));
+    let fingerprint = new.server.cert.bytes().and_then(fingerprint);
     let files: Vec<_> = puts.iter().map(|p| &p.to).collect();
     let trouble = told.as_ref().and_then(|t| t.as_ref().err()).map(|why| clean(why));
+    let stuck = trouble.as_deref().is_some_and(is_stuck);
+    let fails = stuck || found.iter().any(|f| f.severity == Severity::Fail);
+    let receipt = if order.dry_run || fails {
+        None
+    } else {
+        // Of what is in place now.
+        confirmation(&host.qemu(), &host.libvirt_files()).ok().flatten()
+    };
     let conf = QemuConf::lines(&host.qemu_dir);
     let value = json!({
         "done": !order.dry_run, "findings": found, "files": files, "fingerprint_sha256": fingerprint, "receipt": receipt,
@@ -171,8 +238,16 @@ fn report(
             out.push_str("all of it is installed already\n");
         }
         if let Some(trouble) = &trouble {
+            let next = match (stuck, daemon(order.admin_uri)) {
+                (true, daemon) => format!(
+                    "it shows and trusts what it did before: systemctl restart {daemon} (VMs run on), then comsctl tls check for the receipt; where virtproxyd serves TLS: install again with --admin-uri virtproxyd:///system"
+                ),
+                (false, daemon) => {
+                    format!("{daemon} does not run, or serves no TLS: it reads its files when it starts")
+                }
+            };
             out.push_str(&format!(
-                "libvirtd could not be told of its new certificate: {trouble}\n  where others reach it by TLS: virt-admin server-update-tls libvirtd (virtproxyd where there is one), or restart it; VMs run on\n"
+                "libvirtd could not be told of its new certificate: {trouble}\n  {next}\n"
             ));
         } else if told.is_some() {
             out.push_str("libvirtd has taken up its new certificate\n");
@@ -181,18 +256,18 @@ fn report(
             "/etc/libvirt/qemu.conf must hold, or leave to defaults that say the same:\n  {}\n",
             conf.join("\n  ")
         ));
-        if let (Some(fingerprint), Some(receipt)) = (&fingerprint, &receipt) {
-            out.push_str(&format!("certificate {fingerprint}\nreceipt {receipt}\n"));
+        if let Some(fingerprint) = &fingerprint {
+            out.push_str(&format!("certificate {fingerprint}\n"));
         }
-        if !order.dry_run {
+        if let Some(receipt) = &receipt {
             out.push_str(&format!(
-                "next: rm -r {}; where the authority is: comsctl tls rotate installed HOST {}\n",
+                "receipt {receipt}\nnext: rm -r {}; where the authority is: comsctl tls rotate installed HOST {receipt}\n",
                 order.dir.display(),
-                receipt.as_deref().unwrap_or("RECEIPT")
             ));
         }
         out
-    })
+    })?;
+    Ok(if fails { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 #[cfg(test)]
@@ -205,5 +280,13 @@ mod tests {
         let trouble = tell_libvirtd("libvirtd:///system?socket=/nonexistent/admin-sock").unwrap_err();
         assert!(!trouble.is_empty() && !trouble.contains('\n'), "{trouble:?}");
         assert!(begun.elapsed() < ADMIN_WITHIN, "{trouble}");
+    }
+
+    #[test]
+    fn the_daemon_is_the_one_that_the_uri_names() {
+        for uri in ["virtproxyd:///system", "virtproxyd+unix:///system?socket=/s"] {
+            assert_eq!(daemon(uri), "virtproxyd");
+        }
+        assert!(!is_stuck("error: internal error: no tls service found, unable to update tls files"));
     }
 }

@@ -1,11 +1,11 @@
 //! `comsctl tls init` and `issue`: where the authority is.
 
 use super::super::{Failure, print};
-use super::authority::Authority;
+use super::authority::{Authority, DAY_S};
 use super::store::Store;
 use coms_broker::certificates::installed::Host;
-use coms_broker::certificates::make::{self, LEAF_DAYS};
-use coms_broker::certificates::{Name, fingerprint, receipt};
+use coms_broker::certificates::make;
+use coms_broker::certificates::{AUTHORITY_WARN_DAYS, Name, day, fingerprint, not_after_unix_s, receipt};
 use coms_broker::config::Config;
 use serde_json::json;
 use std::net::IpAddr;
@@ -17,12 +17,12 @@ pub fn init(json: bool, dir: &Path, now_unix_s: i64) -> Result<ExitCode, Failure
     let state = Authority::new();
     let cert = new_authority(&store, state.issuing, now_unix_s)?;
     store.save(&state)?;
-    let value = json!({ "authority": dir, "fingerprint_sha256": cert, "next": state.next() });
+    let value = json!({ "authority": dir, "fingerprint_sha256": cert, "next": state.next(false) });
     print(json, &value, |_| {
         let dir = dir.display();
         format!(
             "{dir}: an authority, good for ten years\nkeep a copy of it; who can read it can pretend to be any host\nnext: {}\n",
-            state.next()
+            state.next(false)
         )
     })
 }
@@ -67,16 +67,25 @@ pub fn issue(json: bool, dir: &Path, order: &Order<'_>, now_unix_s: i64) -> Resu
     let kept = make_bundle(&store, &mut state, host, &names, order.new_key, now_unix_s)?;
     store.save(&state)?;
     let bundle = store.bundle(host);
+    let record = state.hosts.get(host);
+    let days = record.map(|h| h.days_left(now_unix_s));
+    let until = day(record.and_then(|h| h.not_after_unix_s).unwrap_or(now_unix_s));
+    let authority_days = authority_days_left(&store, &state, now_unix_s)?;
     let shown: Vec<String> = names.iter().map(Name::to_string).collect();
     let value = json!({
-        "host": host, "bundle": bundle, "names": shown, "key_kept": kept, "days": LEAF_DAYS,
-        "receipt": state.hosts.get(host).map(|h| &h.receipt),
+        "host": host, "bundle": bundle, "names": shown, "key_kept": kept, "days": days,
+        "receipt": record.map(|h| &h.receipt), "authority_days_left": authority_days,
     });
     print(json, &value, |_| {
+        let authority = if authority_days < AUTHORITY_WARN_DAYS {
+            format!("its authority expires in {authority_days} days, and it with it: comsctl tls rotate\n")
+        } else {
+            String::new()
+        };
         let key = if kept { "its key is the one it has" } else { "with a new key" };
         let bundle = bundle.display();
         format!(
-            "{bundle}: for {}, good for {LEAF_DAYS} days, {key}\nnext: sudo scp -rp {bundle} root@{host}:/root/tls-{host}; there: sudo comsctl tls install /root/tls-{host}\n",
+            "{bundle}: for {}, good until {until}, {key}\n{authority}next: sudo scp -rp {bundle} root@{host}:/root/tls-{host}; there: sudo comsctl tls install /root/tls-{host}\n",
             shown.join(", ")
         )
     })
@@ -99,8 +108,15 @@ pub fn make_bundle(
         Failure::refused("the authority's certificates cannot be read; restore them from your copy".into())
     })?;
     store.put_bundle(host, &trusted, &made)?;
-    state.issued(host, names.iter().map(Name::to_string).collect(), receipt, now_unix_s);
+    let ends = not_after_unix_s(made.cert_pem.as_bytes());
+    state.issued(host, names.iter().map(Name::to_string).collect(), receipt, ends, now_unix_s);
     Ok(key.is_some())
+}
+
+/// Until the first of those whom hosts are given to trust expires: it spoils the others.
+pub fn authority_days_left(store: &Store, state: &Authority, now_unix_s: i64) -> Result<i64, Failure> {
+    let ends = not_after_unix_s(store.trusted(state)?.as_bytes());
+    Ok((ends.unwrap_or(now_unix_s) - now_unix_s) / DAY_S)
 }
 
 /// As typed, else as last time, else as the configuration has them.

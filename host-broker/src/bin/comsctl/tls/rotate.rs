@@ -3,10 +3,9 @@
 use super::super::args::tls::RotateStep;
 use super::super::{Failure, print};
 use super::authority::{Authority, Refused};
-use super::issue::{make_bundle, new_authority};
+use super::issue::{authority_days_left, make_bundle, new_authority};
 use super::store::Store;
-use coms_broker::certificates::Name;
-use coms_broker::certificates::make::LEAF_DAYS;
+use coms_broker::certificates::{AUTHORITY_WARN_DAYS, Name};
 use serde_json::json;
 use std::path::Path;
 use std::process::ExitCode;
@@ -46,7 +45,8 @@ pub fn rotate(
             next
         }
     };
-    show(json, dir, &state, now_unix_s)
+    let authority_days = authority_days_left(&store, &state, now_unix_s)?;
+    show(json, dir, &state, authority_days, now_unix_s)
 }
 
 fn saved(store: &Store, state: Authority) -> Result<Authority, Failure> {
@@ -67,22 +67,30 @@ fn issued_for_all(store: &Store, mut state: Authority, now_unix_s: i64) -> Resul
     saved(store, state)
 }
 
-fn show(json: bool, dir: &Path, state: &Authority, now_unix_s: i64) -> Result<ExitCode, Failure> {
-    let left = |issued_unix_s: i64| LEAF_DAYS - (now_unix_s - issued_unix_s) / 86_400;
+fn show(
+    json: bool,
+    dir: &Path,
+    state: &Authority,
+    authority_days: i64,
+    now_unix_s: i64,
+) -> Result<ExitCode, Failure> {
+    let next = state.next(authority_days < AUTHORITY_WARN_DAYS);
     let hosts: Vec<_> = state
         .hosts
         .iter()
         .map(|(host, h)| {
-            let days = left(h.issued_unix_s);
+            let days = h.days_left(now_unix_s);
             json!({ "host": host, "names": h.names, "installed": h.installed, "days_left": days, "due": days < DUE_DAYS })
         })
         .collect();
-    let value = json!({ "step": state.step(), "next": state.next(), "hosts": hosts });
+    let value = json!({
+        "step": state.step(), "next": next, "authority_days_left": authority_days, "hosts": hosts,
+    });
     print(json, &value, |_| {
-        let mut out = String::new();
+        let mut out = format!("authority: {authority_days} days left\n");
         for (host, h) in &state.hosts {
             let installed = if h.installed { "installed" } else { "not confirmed as installed" };
-            let days = left(h.issued_unix_s);
+            let days = h.days_left(now_unix_s);
             let due =
                 if days < DUE_DAYS { format!("; due: comsctl tls issue {host}") } else { String::new() };
             out.push_str(&format!(
@@ -90,6 +98,6 @@ fn show(json: bool, dir: &Path, state: &Authority, now_unix_s: i64) -> Result<Ex
                 dir.join("hosts").join(host).display()
             ));
         }
-        out + &format!("next: {}\n", state.next())
+        out + &format!("next: {next}\n")
     })
 }

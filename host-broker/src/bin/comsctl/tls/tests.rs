@@ -66,7 +66,7 @@ impl Side {
                     .unwrap();
                 keys[h] = Some(made.key_pem.clone());
                 let receipt = receipt(trusted.as_bytes(), made.cert_pem.as_bytes()).unwrap();
-                state.issued(HOSTS[h], vec![HOSTS[h].into()], receipt.clone(), NOW);
+                state.issued(HOSTS[h], vec![HOSTS[h].into()], receipt.clone(), None, NOW);
                 state = state.clone().installed(HOSTS[h], &receipt).unwrap();
                 set(Owner::Bundle, &trusted, &made)
             }));
@@ -144,7 +144,7 @@ fn no_moment_of_a_renewal_in_which_a_migration_fails() {
         {
             let mut now = [0, 1].map(|h| side.installed(has[h], h));
             if tried.insert((host, from, to, has[1 - host])) {
-                for put in plan(&side.bundles[to][host], &[now[host].clone()], QEMU) {
+                for put in plan(&side.bundles[to][host], &[now[host].clone()], QEMU).unwrap() {
                     apply(&mut now[host], &put);
                     for (a, b) in [(0, 1), (1, 0)] {
                         let seen = verifies(&now[a], &now[b]);
@@ -187,15 +187,22 @@ fn who_is_trusted_comes_first_and_keys_are_for_their_reader_only() {
         let none = Made { cert_pem: String::new(), key_pem: String::new() };
         Set { dh_params: Some(file("/p/dh-params.pem", "")), ..set(owner, "", &none) }
     };
-    let puts = plan(&side.bundles[0][0], &[empty(Owner::Qemu), empty(Owner::Libvirt)], QEMU);
+    let puts = plan(&side.bundles[0][0], &[empty(Owner::Qemu), empty(Owner::Libvirt)], QEMU).unwrap();
     assert!(puts[..2].iter().all(|p| p.to == Path::new("/p/ca-cert.pem")), "{puts:?}");
     let keys: Vec<_> =
         puts.iter().filter(|p| p.to.to_string_lossy().contains("key")).map(|p| (p.mode, p.uid)).collect();
     let (qemu, root) = ((0o400, Some(QEMU)), (0o600, Some(0)));
     assert_eq!(keys, [qemu, qemu, root, root]);
     let mut there = Set { owner: Owner::Qemu, ..side.bundles[0][0].clone() };
-    assert_eq!(plan(&side.bundles[0][0], std::slice::from_ref(&there), QEMU), [], "nothing to do twice");
+    assert_eq!(
+        plan(&side.bundles[0][0], std::slice::from_ref(&there), QEMU).unwrap(),
+        [],
+        "nothing to do twice"
+    );
     there.server.key.meta = Some(Meta { uid: 0, gid: 0, mode: 0o600 });
-    let puts = plan(&side.bundles[0][0], &[there], QEMU);
+    let puts = plan(&side.bundles[0][0], &[there], QEMU).unwrap();
     assert_eq!((puts.len(), puts[0].mode), (1, 0o400), "the right bytes under the wrong owner are put again");
+    let mut half = side.bundles[0][0].clone();
+    half.client.key.content = Content::Denied("not yours".into());
+    assert_eq!(plan(&half, &[], QEMU), Err(half.client.key.path.as_path()), "all of it or nothing");
 }
