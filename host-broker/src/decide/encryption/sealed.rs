@@ -4,6 +4,7 @@
 //! A wish holds from when it is heard, and is answered when it is in the metadata. One that is taken back holds until it
 //! is out of there.
 
+use super::super::guest::Guest;
 use super::super::{Broker, CLEAR_AGAIN};
 use crate::action::{Action, Level};
 use crate::event::Now;
@@ -63,27 +64,47 @@ impl Broker {
             guest.seal = Sealing::default();
             return;
         }
+        let (found, unreadable) = match guest.domain.seal_xml.as_deref().map(Seal::from_xml) {
+            None => (None, None),
+            Some(Ok(seal)) => (Some(seal), None),
+            // What it said is lost, and the strongest is safe: the guest says anew what it wishes. It is none that would
+            // be written, so it is written anew.
+            Some(Err(e)) => (
+                Some(Seal {
+                    level: EncryptionLevel::Unknown(u16::MAX),
+                    wish: EncryptionLevel::Required,
+                    at: Vec::new(),
+                    waybill: None,
+                }),
+                Some(e),
+            ),
+        };
         if !std::mem::replace(&mut guest.seal.loaded, true) {
-            match guest.domain.seal_xml.as_deref().map(Seal::from_xml) {
-                None => {}
-                Some(Ok(seal)) => {
-                    guest.seal.wish = guest.seal.wish.or(seal.wish);
-                    guest.seal.there = Some(seal);
-                }
-                // What it said is lost, and the strongest is safe: the guest says anew what it wishes.
-                Some(Err(e)) => {
-                    let (level, wish) = (EncryptionLevel::Required, EncryptionLevel::Required);
-                    guest.seal.wish = wish;
-                    guest.seal.there = Some(Seal { level, wish, at: Vec::new(), waybill: None });
-                    self.log(
-                        Level::Warn,
-                        Some(uuid),
-                        format!("its moves must be encrypted from now on: {e}"),
-                    );
-                }
+            guest.seal.wish = guest.seal.wish.or(found.as_ref().map_or(EncryptionLevel::Never, |s| s.wish));
+            guest.seal.there = found;
+            if let Some(e) = unreadable {
+                let text = format!("its moves must be encrypted from now on: {e}");
+                self.log(Level::Warn, Some(uuid), text);
             }
+        } else if self.seal_rests(uuid)
+            && let Some(guest) = self.guests.get_mut(&uuid)
+            && guest.seal.there != found
+        {
+            // Somebody else's doing, a boot that was not seen, or a change that libvirt made after it was given up. Written
+            // anew, and nobody's wish; a look that is older than the last change costs one more.
+            guest.seal.there = found;
+            self.log(Level::Info, Some(uuid), "its seal is not the one that was written".to_owned());
         }
         self.seal_tick(now, uuid);
+    }
+
+    /// Nothing of it is due or being written, and no move is under way that has a waybill.
+    fn seal_rests(&self, uuid: Uuid) -> bool {
+        let rests = |g: &Guest| {
+            let written = g.seal.writing.is_none() && g.seal.there == self.wanted_seal(uuid);
+            written && g.mv.is_none() && g.came.is_none()
+        };
+        self.guests.get(&uuid).is_some_and(rests)
     }
 
     /// The guest says how well its moves are to be encrypted.

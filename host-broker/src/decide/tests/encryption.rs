@@ -234,7 +234,33 @@ fn a_new_broker_reads_what_the_last_one_wrote_and_tells_the_guest() {
     // One that cannot be read is the strongest.
     let mut w = World::new("h1", "h2", H1, H2);
     w.look(Domain { seal_xml: Some("<seal/>".into()), ..domain(DomainState::Running { arrived: false }) });
+    assert_eq!(written(&w.actions), Some(Some(seal(Required))));
     assert_eq!(protected(&w.hello(&[])), [(None, Required, Required)]);
+}
+
+/// Another manager's doing, a boot that nobody saw, a change that libvirt made after it was given up.
+#[test]
+fn a_seal_that_is_not_what_was_written_is_written_anew() {
+    let mut w = source(true, true);
+    said(&mut w, Protect { number: 5, level: Required });
+    w.event(Event::SealWritten { uuid: VM, result: Ok(()) });
+    let running = domain(DomainState::Running { arrived: false });
+    let shows = |xml: Option<&str>| Domain { seal_xml: xml.map(str::to_owned), ..running.clone() };
+    let good = seal(Required).to_xml();
+    for found in [None, Some(seal(IfPossible).to_xml()), Some("<seal/>".into())] {
+        w.pass(2);
+        assert_eq!(written(&w.look(shows(found.as_deref()))), Some(Some(seal(Required))), "{found:?}");
+        // An older look comes late.
+        assert_eq!(written(&w.look(shows(found.as_deref()))), None);
+        w.event(Event::SealWritten { uuid: VM, result: Ok(()) });
+        w.pass(2);
+        assert_eq!(written(&w.look(shows(Some(&good)))), None);
+    }
+    // Nobody's wish: one that appears goes.
+    let mut w = source(true, true);
+    assert_eq!(written(&w.look(shows(Some(&good)))), Some(None));
+    w.event(Event::SealWritten { uuid: VM, result: Ok(()) });
+    assert_eq!(protected(&w.hello(&[])), []);
 }
 
 #[test]
