@@ -110,6 +110,11 @@ impl QemuConf {
             .unwrap_or_else(|| DEFAULT_DIR.into())
     }
 
+    /// Who migrates to here is asked for a certificate: libvirt 9 does so unless told otherwise.
+    pub fn verifies(&self) -> bool {
+        self.migrate_verify.or(self.default_verify) != Some(false)
+    }
+
     /// What others are told to call this host by when they migrate to it.
     pub fn migration_name(&self) -> Option<Name> {
         Name::parse(self.migration_host.as_deref()?)
@@ -126,7 +131,7 @@ impl QemuConf {
         let verify = self.migrate_verify.or(self.default_verify);
         let [dir_line, verify_line] = Self::lines(dir);
         let restart = "then systemctl restart libvirtd (or virtqemud); VMs run on";
-        if verify == Some(false) {
+        if !self.verifies() {
             found.push(Finding::new(
                 Severity::Fail,
                 Kind::VerifyOff,
@@ -238,6 +243,27 @@ mod tests {
         assert_eq!(dir(), Path::new(MIGRATE_DIR), "before the default of all that QEMU does");
         lines("default_tls_x509_cert_dir = \"/srv/pki\"\nmigrate_tls_x509_cert_dir = \"/srv/own\"\n");
         assert_eq!(dir(), Path::new("/srv/own"));
+        fs::remove_dir_all(&root).unwrap();
+    }
+
+    #[test]
+    fn where_nobody_is_asked_for_a_certificate_the_broker_shows_none() {
+        use super::super::installed::directory;
+        let root = std::env::temp_dir().join(format!("coms-verify-off-{}", std::process::id()));
+        fs::create_dir_all(root.join("etc/libvirt")).unwrap();
+        let (mine, default) = (Path::new("/srv/mine"), Path::new(DEFAULT_DIR));
+        for (text, verifies) in [
+            ("", true),
+            ("migrate_tls_x509_verify = 1\ndefault_tls_x509_verify = 0\n", true),
+            ("default_tls_x509_verify = 0\n", false),
+            ("migrate_tls_x509_verify = 0\nmigrate_tls_x509_verify = 1\n", false),
+        ] {
+            fs::write(below(&root, QEMU_CONF), text).unwrap();
+            assert_eq!(directory(&root, None), verifies.then(|| default.to_owned()), "{text}");
+            assert_eq!(directory(&root, Some(mine)), verifies.then(|| mine.to_owned()), "{text}");
+        }
+        fs::write(below(&root, QEMU_CONF), [0xff]).unwrap();
+        assert_eq!(directory(&root, Some(mine)), None, "what it says is not known");
         fs::remove_dir_all(&root).unwrap();
     }
 

@@ -221,10 +221,11 @@ impl Host {
     }
 }
 
-/// Where the broker looks for QEMU's certificates: what the operator named, else where QEMU here does.
-pub fn directory(config: &Config) -> PathBuf {
-    let root = Path::new("/");
-    config.encryption.certificates.clone().unwrap_or_else(|| QemuConf::read(root).0.dir(root))
+/// Where the broker looks for QEMU's certificates: what the operator named, else where QEMU here does. None where QEMU
+/// asks nobody for one, or where that cannot be known: a move to here would be encrypted, and not known to come from a host.
+pub fn directory(root: &Path, named: Option<&Path>) -> Option<PathBuf> {
+    let (conf, unread) = QemuConf::read(root);
+    (unread.is_none() && conf.verifies()).then(|| named.map_or_else(|| conf.dir(root), Path::to_owned))
 }
 
 /// What was made for a host, in one directory.

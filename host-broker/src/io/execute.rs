@@ -63,8 +63,8 @@ pub struct Executor {
     disks_kept: Result<(), String>,
     file: PathBuf,
     me: String,
-    /// Where QEMU's are.
-    certificates: PathBuf,
+    /// Where the configuration says that QEMU's are.
+    certificates: Option<PathBuf>,
     clock: Clock,
     log_limit: LogLimit,
 }
@@ -88,7 +88,7 @@ impl Executor {
             disks_kept: Ok(()),
             file,
             me: config.me.name.clone(),
-            certificates: installed::directory(config),
+            certificates: config.encryption.certificates.clone(),
             clock: Clock::start(),
             log_limit: LogLimit::default(),
         }
@@ -188,7 +188,8 @@ impl Executor {
                 self.spawn(async move { Event::Resumed { uuid, result: libvirt.suspend(uuid).await } });
             }
             Action::Beat(mark) => {
-                let mark = Mark { tls: certificate::installed(&self.certificates), ..mark };
+                let dir = installed::directory(Path::new("/"), self.certificates.as_deref());
+                let mark = Mark { tls: dir.and_then(|dir| certificate::installed(&dir)), ..mark };
                 self.spawn(async move { Event::Marked(libvirt.set_mark(mark).await) });
             }
             Action::Measure { uuid, migration, host, link } => {
@@ -238,7 +239,7 @@ impl Executor {
                 self.spawn(async move { Event::Reloaded { caller, config } });
             }
             Action::Configure(config) => {
-                self.certificates = installed::directory(&config);
+                self.certificates.clone_from(&config.encryption.certificates);
                 self.samplers.set(&config);
                 let key = self.state.alias_key.link_key();
                 self.pool.send_replace(link::Pool::of(&config, key));
