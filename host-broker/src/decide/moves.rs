@@ -89,11 +89,11 @@ impl Broker {
         if guest.seal.is_being_written() {
             return Err((busy(), "how well its moves are to be encrypted is just being written".into()));
         }
-        let channels = self.channels_to(now, uuid, plan.encryption, there).map_err(|detail| {
+        let copied = plan.disks.get(&there.name).is_some_and(|d| !d.copies.is_empty());
+        let channels = self.channels_to(now, uuid, plan.encryption, there, copied).map_err(|detail| {
             (Denial { reason: DenyReason::NotEncryptable, retry_after_s: Some(30) }, detail)
         })?;
         // VIR_MIGRATE_TLS covers libvirt's copies of disks, too: NBD between the same two QEMUs.
-        let copied = plan.disks.get(&there.name).is_some_and(|d| !d.targets().is_empty());
         Ok(if copied { Channels { disk: channels.ram, ..channels } } else { channels })
     }
 
