@@ -429,7 +429,7 @@ open_enum! {
         DeviceNotMovable = 24 "device-not-movable",
         /// The destination lacks what one of its devices needs: a TPM's emulator, a network filter, a key.
         DeviceNotReady = 25 "device-not-ready",
-        /// Its encryption is required, and the way to no host that would do can be encrypted now.
+        /// Its encryption is required, or that of its disks' copies, and the way to no host that would do can be encrypted now.
         NotEncryptable = 26 "not-encryptable",
         /// The network that its host keeps for migrations cannot be used now, and no other one is.
         MigrationLinkDown = 27 "migration-link-down",

@@ -284,8 +284,8 @@ impl TypedStorage {
             let what = format!("{gib} is not between 1 and {}", 1 << 20);
             return wrong("storage.max_gib", what, "take a value in that range, or copy = false for none");
         }
-        let Self { shared, bases, copy, remove_source, max_gib } = self;
-        Ok(Storage { shared, bases, copy, remove_source, max_gib })
+        let Self { shared, bases, copy, copy_in_the_clear, remove_source, max_gib } = self;
+        Ok(Storage { shared, bases, copy, copy_in_the_clear, remove_source, max_gib })
     }
 }
 

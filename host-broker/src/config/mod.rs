@@ -154,10 +154,19 @@ pub struct Storage {
     pub bases: Vec<String>,
     /// Disks that are on this host alone are copied. Else libvirt refuses their VMs, as it always has.
     pub copy: bool,
+    /// Also without TLS, where whoever reaches the destination's port reads and writes the copy while it is made.
+    pub copy_in_the_clear: bool,
     /// Once the VM runs at its destination, what was copied is removed here.
     pub remove_source: bool,
     /// Most that is copied for one VM.
     pub max_gib: Option<u64>,
+}
+
+impl Storage {
+    /// What is copied goes by TLS, or not at all.
+    pub fn copies_by_tls(&self) -> bool {
+        self.copy && !self.copy_in_the_clear
+    }
 }
 
 /// Which domains take part.

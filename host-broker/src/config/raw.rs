@@ -221,6 +221,7 @@ pub(super) struct TypedStorage {
     pub shared: Vec<String>,
     pub bases: Vec<String>,
     pub copy: bool,
+    pub copy_in_the_clear: bool,
     pub remove_source: bool,
     pub max_gib: Option<u64>,
 }

@@ -41,6 +41,14 @@ impl Config {
                 "true, if the copy at the destination is enough for you",
             );
         }
+        if self.storage.copy && self.storage.copy_in_the_clear {
+            let text = "without TLS, whoever reaches the destination's port while a disk is copied reads it and writes to it";
+            say(
+                "storage.copy_in_the_clear",
+                text.into(),
+                "false, and certificates for QEMU (docs/encryption.md)",
+            );
+        }
         if self.me.libvirt.ends_with(":///session") {
             say(
                 "host.libvirt",
@@ -313,6 +321,11 @@ mod tests {
             (limit("bandwidth_mib_s = 1"), "limits.bandwidth_mib_s"),
             (limit("max_downtime_ms = 60000"), "limits.max_downtime_ms"),
             (limit("max_downtime_ms = 5"), "limits.max_downtime_ms"),
+            (
+                WISE.to_owned() + "[storage]\ncopy = true\nremove_source = true\ncopy_in_the_clear = true",
+                "storage.copy_in_the_clear",
+            ),
+            (WISE.to_owned() + "[storage]\ncopy = true", "storage.remove_source"),
             (WISE.to_owned() + "[random]\npool = [\"h1\", \"h2\"]", "random.pool"),
         ] {
             assert_eq!(keys(&text), [key], "{text}");

@@ -174,6 +174,8 @@ impl Broker {
             .iter()
             .map(|peer| {
                 let answer = answers.iter().find(|a| a.host == peer.name);
+                let planned = disks.get(&peer.name).map_or(Ok(None), |plan| plan.as_ref().map(Some));
+                let copies = planned.is_ok_and(|plan| plan.is_some_and(|p| !p.copies.is_empty()));
                 Candidate {
                     name: peer.name.clone(),
                     region: peer.region.clone(),
@@ -184,11 +186,8 @@ impl Broker {
                         || self.hosts.get(&peer.name).is_some_and(|h| h.broker(now.mono).is_some()),
                     from_wish: self.apart_from_wish(plan, &peer.region).unwrap_or_default(),
                     cut_off: self.cut_off(uuid, peer),
-                    not_encrypted: self.channels_to(now, uuid, plan.encryption, peer).err(),
-                    storage: disks.get(&peer.name).map_or(Ok(()), |plan| match plan {
-                        Ok(_) => Ok(()),
-                        Err(refusal) => Err(refusal.clone()),
-                    }),
+                    not_encrypted: self.channels_to(now, uuid, plan.encryption, peer, copies).err(),
+                    storage: planned.map(drop).map_err(Refusal::clone),
                 }
             })
             .collect();

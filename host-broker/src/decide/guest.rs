@@ -281,6 +281,12 @@ pub struct Plan {
     pub kept: Option<Box<Kept>>,
 }
 
+impl Plan {
+    pub fn copies_disks_to(&self, host: &str) -> bool {
+        self.disks.get(host).is_some_and(|plan| !plan.copies.is_empty())
+    }
+}
+
 /// How long an announced move waits.
 #[derive(Debug, Clone, Copy)]
 pub struct Wait {

@@ -89,11 +89,11 @@ impl Broker {
         if guest.seal.is_being_written() {
             return Err((busy(), "how well its moves are to be encrypted is just being written".into()));
         }
-        let channels = self.channels_to(now, uuid, plan.encryption, there).map_err(|detail| {
+        let copied = plan.copies_disks_to(&there.name);
+        let channels = self.channels_to(now, uuid, plan.encryption, there, copied).map_err(|detail| {
             (Denial { reason: DenyReason::NotEncryptable, retry_after_s: Some(30) }, detail)
         })?;
         // VIR_MIGRATE_TLS covers libvirt's copies of disks, too: NBD between the same two QEMUs.
-        let copied = plan.disks.get(&there.name).is_some_and(|d| !d.targets().is_empty());
         Ok(if copied { Channels { disk: channels.ram, ..channels } } else { channels })
     }
 
@@ -131,8 +131,7 @@ impl Broker {
             let denial = Denial::after(DenyReason::MigrationLinkDown, LINK_AGAIN);
             return self.call_off_with_ticket(now, uuid, migration, denial, why);
         }
-        let settled = ticket.channels;
-        if let Err((reason, why)) = self.still_enough(now, uuid, plan.encryption, destination, settled) {
+        if let Err((reason, why)) = self.still_enough(now, uuid, &plan, destination, ticket.channels) {
             self.log(Level::Warn, Some(uuid), format!("{migration}: not sent so: {why}"));
             let denial = Denial { reason, retry_after_s: Some(5) };
             return self.call_off_with_ticket(now, uuid, migration, denial, why);

@@ -33,6 +33,7 @@ fn policy() -> Storage {
         shared: vec!["/srv/nfs".into()],
         bases: vec!["/srv/base".into()],
         copy: true,
+        copy_in_the_clear: true,
         remove_source: false,
         max_gib: None,
     }

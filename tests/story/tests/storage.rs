@@ -20,7 +20,10 @@ const PASSPHRASE: &str = "correct horse";
 const FILTER: &str = "no-echo";
 
 fn up(storage: &str) -> Result<Stage> {
-    let stage = Stage::up(Settings { places: format!("[storage]\n{storage}"), ..Settings::default() })?;
+    let stage = Stage::up(Settings {
+        places: format!("[storage]\ncopy_in_the_clear = true\n{storage}"),
+        ..Settings::default()
+    })?;
     for i in [0, 1] {
         pool(stage.host(i), "images", IMAGES)?;
         pool(stage.host(i), "bases", BASES)?;
@@ -186,7 +189,9 @@ fn a_disk_of_its_host_alone_is_copied_while_its_guest_writes() -> Result<()> {
 
     // By policy the source's copy goes, once the VM runs at its destination.
     stage.host(1).set_rate_mbit(None)?;
-    stage.reconfigure(|s| s.places = "[storage]\ncopy = true\nremove_source = true".into())?;
+    stage.reconfigure(|s| {
+        s.places = "[storage]\ncopy = true\ncopy_in_the_clear = true\nremove_source = true".into()
+    })?;
     stage.wait_for_agent(&guest)?;
     fill(&guest, "/dev/vda", 4, 70)?;
     moves(&stage, &guest, 0)?;

@@ -69,23 +69,31 @@ pub struct Ends {
     pub control: Protection,
 }
 
+/// Why the move cannot be made by TLS, for the operator.
+fn no_tls(demand: Demand, ends: Ends) -> Option<&'static str> {
+    if demand.forbidden {
+        Some("a rule of [encryption] says never")
+    } else if !ends.here {
+        Some("this host has no certificates for QEMU")
+    } else if !ends.there {
+        Some("its broker shows no certificates for QEMU")
+    } else {
+        None
+    }
+}
+
 /// How the move is made; or why it is not, in words for the operator.
 pub fn judge(demand: Demand, ends: Ends) -> Result<Channels, String> {
-    let Ends { here, there, control } = ends;
+    let control = ends.control;
+    let no_tls = no_tls(demand, ends);
     let protected = |ram| Channels { ram, disk: Protection::None, control };
     match demand.level {
         EncryptionLevel::Never => Ok(protected(Protection::Plain)),
-        EncryptionLevel::IfPossible if here && there && !demand.forbidden => Ok(protected(Protection::Tls)),
+        EncryptionLevel::IfPossible if no_tls.is_none() => Ok(protected(Protection::Tls)),
         EncryptionLevel::IfPossible => Ok(protected(Protection::Plain)),
         EncryptionLevel::Required | EncryptionLevel::Unknown(_) => {
-            if demand.forbidden {
-                return Err("encryption is required, and a rule of [encryption] says never".into());
-            }
-            if !here {
-                return Err("encryption is required, and this host has no certificates for QEMU".into());
-            }
-            if !there {
-                return Err("encryption is required, and its broker shows no certificates for QEMU".into());
+            if let Some(why) = no_tls {
+                return Err(format!("encryption is required, and {why}"));
             }
             match control {
                 Protection::Tls | Protection::Ssh => Ok(protected(Protection::Tls)),
@@ -97,6 +105,16 @@ pub fn judge(demand: Demand, ends: Ends) -> Result<Channels, String> {
             }
         }
     }
+}
+
+/// The same for one that copies disks where that is not done in the clear: by TLS, whoever wants what, or not at all. The
+/// destination's QEMU takes the copy, and gives it, until the end of the move and from whoever connects.
+pub fn judge_with_disks(demand: Demand, ends: Ends) -> Result<Channels, String> {
+    if let Some(why) = no_tls(demand, ends) {
+        let key = "[storage] copy_in_the_clear = true would allow it";
+        return Err(format!("its disks would be copied in the clear, for {why}; {key}"));
+    }
+    judge(Demand { level: demand.level.or(EncryptionLevel::IfPossible), ..demand }, ends)
 }
 
 /// What protects a libvirt connection to this URI of another host.
@@ -127,27 +145,30 @@ impl Broker {
         demand(&self.config.encryption, way, wanted)
     }
 
-    /// How a move of this guest to this host would be made now, with what its request wants.
+    /// How a move of this guest to this host would be made now, with what its request wants; with copies of disks or without.
     pub(super) fn channels_to(
         &self,
         now: Now,
         uuid: Uuid,
         wanted: EncryptionLevel,
         there: &Host,
+        copies: bool,
     ) -> Result<Channels, String> {
         let Some(guest) = self.guests.get(&uuid) else { return Err("the domain is gone".into()) };
         let demand = self.demanded(uuid, Some(&there.name), guest.seal.strongest().or(wanted));
         let ready = |host: &str| {
             self.hosts.get(host).and_then(|h| h.broker(now.mono)).is_some_and(|mark| mark.tls.is_some())
         };
+        let only_by_tls = copies && !self.config.storage.copy_in_the_clear;
         // What need not be encrypted goes without, for a while. What must be is tried again: it may be mended.
         let broke = self.tls_failed.get(&there.name).is_some_and(|at| *at + TLS_RESTS > now.mono);
         let ends = Ends {
             here: ready(&self.config.me.name),
-            there: ready(&there.name) && !(broke && demand.level == EncryptionLevel::IfPossible),
+            there: ready(&there.name)
+                && !(broke && !only_by_tls && demand.level == EncryptionLevel::IfPossible),
             control: control(&there.libvirt),
         };
-        judge(demand, ends)
+        if only_by_tls { judge_with_disks(demand, ends) } else { judge(demand, ends) }
     }
 
     /// Writing the ticket takes its time, up to half a minute, and what is demanded may have grown since it was settled.
@@ -155,12 +176,14 @@ impl Broker {
         &self,
         now: Now,
         uuid: Uuid,
-        wanted: EncryptionLevel,
+        plan: &Plan,
         there: &Host,
         settled: Option<Channels>,
     ) -> Result<(), (DenyReason, String)> {
-        let found =
-            self.channels_to(now, uuid, wanted, there).map_err(|why| (DenyReason::NotEncryptable, why))?;
+        let copies = plan.copies_disks_to(&there.name);
+        let found = self
+            .channels_to(now, uuid, plan.encryption, there, copies)
+            .map_err(|why| (DenyReason::NotEncryptable, why))?;
         let tls = |c: Channels| c.ram == Protection::Tls;
         if tls(found) && !settled.is_some_and(tls) {
             return Err((DenyReason::Busy, "how it is to be encrypted has changed since its ticket".into()));
@@ -255,6 +278,21 @@ mod tests {
                     prop_assert!([Protection::Tls, Protection::Ssh].contains(&channels.control));
                 }
                 Err(why) => prop_assert!(!why.is_empty()),
+            }
+        }
+
+        /// Disks go by TLS or the move is not made, whatever is wanted; and nothing more is asked of it than else.
+        #[test]
+        fn disks_are_not_copied_in_the_clear(policy in any_policy(), wanted in any_level(), ends in any_ends()) {
+            let found = demand(&policy, way("db", Some("h3")), wanted);
+            let tls = ends.here && ends.there && !found.forbidden;
+            match (judge_with_disks(found, ends), judge(found, ends)) {
+                (Ok(channels), Ok(plain)) => {
+                    prop_assert_eq!(channels, Channels { ram: Protection::Tls, ..plain });
+                    prop_assert!(tls);
+                }
+                (Err(why), Ok(_)) => prop_assert!(!tls && why.contains("copy_in_the_clear"), "{}", why),
+                (with_disks, Err(_)) => prop_assert!(with_disks.is_err()),
             }
         }
 

@@ -1,10 +1,12 @@
 //! VMs whose disks are copied, and VMs that cannot go with what they have.
 
+use super::encryption::signs;
 use super::*;
 use crate::records::MoveState;
 use crate::storage::{
     Copy, DomainStorage, Made, MadeStage, MakeError, Pool, Refusal, RefusalKind, Removal, Seen, View, Volume,
 };
+use coms_protocol::types::Protection;
 
 const PATH: &str = "/images/vm1.raw";
 const GIB: u64 = 1 << 30;
@@ -28,7 +30,7 @@ fn world(more: &str, former: Vec<Made>) -> World {
     let text = format!(
         "[host]\nname = \"h1\"\nregion = \"r\"\n[[hosts]]\nname = \"h2\"\nregion = \"s\"\n\
          libvirt = \"qemu+tcp://h2/system\"\n[guests]\nenabled = [\"vm*\"]\n[limits]\ncooldown_s = 0\n\
-         [storage]\ncopy = true\n{more}\n"
+         [storage]\ncopy = true\ncopy_in_the_clear = true\n{more}\n"
     );
     w.broker.config = Config::parse(Path::new("broker.toml"), &text).unwrap();
     w.broker = w.broker.with_disks(former, None);
@@ -443,4 +445,45 @@ fn a_move_that_a_former_broker_began_keeps_its_images_until_it_has_ended() {
     w.event(Event::Elsewhere { uuid: VM, answers: vec![("h2".into(), Elsewhere::No)] });
     let actions = w.look(ended);
     assert_eq!(removes(&w.actions), 1, "it has failed: {actions:?}");
+}
+
+#[test]
+fn a_disk_is_copied_by_tls_or_not_at_all_unless_the_operator_lets_it_go_in_the_clear() {
+    let strict = |here, there| {
+        let mut w = source("");
+        w.broker.config.storage.copy_in_the_clear = false;
+        signs(&mut w, here, there);
+        w
+    };
+    for (here, there) in [(true, false), (false, true), (false, false)] {
+        let mut w = strict(here, there);
+        let migration = asked(&mut w, 1);
+        let actions = answers(&mut w, migration, with_disk(), view(10 * GIB, None));
+        assert_eq!(denied(&actions), [DenyReason::NotEncryptable], "{here} {there}");
+        assert!(find(&actions, |a| matches!(a, Action::MakeDisks { .. })).is_none());
+        let why = format!("{:?}", w.broker.records.back().unwrap().considered);
+        assert!(why.contains("[storage] copy_in_the_clear = true"), "{why}");
+        // What has no disk to be copied goes as ever.
+        let migration = asked(&mut w, 2);
+        let diskless = domain(DomainState::Running { arrived: false });
+        let actions = answers(&mut w, migration, diskless, View::default());
+        assert!(find(&actions, |a| matches!(a, Action::WriteTicket { .. })).is_some(), "{actions:?}");
+    }
+    // Nobody asked for encryption.
+    let mut w = strict(true, true);
+    let (migration, _) = making(&mut w, 1);
+    made(&mut w, migration);
+    let actions = w.event(Event::TicketWritten { uuid: VM, migration, result: Ok(()) });
+    assert!(
+        find(&actions, |a| matches!(a, Action::Migrate { spec, .. } if spec.tls)).is_some(),
+        "{actions:?}"
+    );
+    let channels = w.broker.records.back().unwrap().channels.unwrap();
+    assert_eq!((channels.ram, channels.disk), (Protection::Tls, Protection::Tls));
+    // What its hosts were ready for when it was chosen they may be no more when it begins.
+    let mut w = strict(true, true);
+    let (migration, _) = making(&mut w, 1);
+    signs(&mut w, true, false);
+    let actions = made(&mut w, migration);
+    assert_eq!((denied(&actions), removes(&actions)), (vec![DenyReason::NotEncryptable], 1));
 }

@@ -13,7 +13,7 @@ use coms_protocol::types::{Encryption, Protection};
 const PRINT: &str = "aa";
 
 /// Both hosts leave signs of life, with certificates or without.
-fn signs(w: &mut World, here: bool, there: bool) {
+pub(super) fn signs(w: &mut World, here: bool, there: bool) {
     let tls = |ready: bool| ready.then(|| PRINT.repeat(32));
     for beat in 10..12 {
         for (host, uuid, ready) in [("h1", H1, here), ("h2", H2, there)] {

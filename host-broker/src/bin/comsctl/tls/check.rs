@@ -53,7 +53,7 @@ pub fn config(file: &Path) -> Result<Option<Config>, Failure> {
 pub fn doctor(config: &Config) -> (Vec<doctor::Finding>, bool) {
     let host = Host::read(Path::new("/"));
     let for_libvirt = !host.libvirt().is_absent();
-    let wanted = config.encryption.wants_any();
+    let wanted = config.encryption.wants_any() || config.storage.copies_by_tls();
     let none_for_qemu = host.qemu().is_absent();
     if none_for_qemu && !for_libvirt && !wanted && host.other_directory(config).is_none() {
         return (Vec::new(), false);
