@@ -110,6 +110,8 @@ pub struct Broker {
     stretches: BTreeMap<Uuid, network::Held>,
     /// Images made at destinations for moves, by the VM.
     made: BTreeMap<Uuid, disks::Held>,
+    /// Those of which nobody knows whether they are there, by the VM.
+    perhaps_left: BTreeMap<Uuid, crate::storage::Made>,
     /// Moves that choose as soon as every host was looked at.
     to_survey: Vec<Uuid>,
     /// What a former broker announced to domains that were not seen yet, and all that a next one is to know.
@@ -185,6 +187,7 @@ impl Broker {
             link_since: Duration::ZERO,
             stretches: BTreeMap::new(),
             made: BTreeMap::new(),
+            perhaps_left: BTreeMap::new(),
             to_survey: Vec::new(),
             to_take_up: BTreeMap::new(),
             kept: Vec::new(),
