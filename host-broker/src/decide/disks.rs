@@ -12,8 +12,9 @@
 //!
 //! Kept on disk (`disks.json`), so that a broker that is killed leaves nothing behind unseen. What it was still having made
 //! when it was killed, the next one does not remove: it cannot know which of those files are its own. It says where they may
-//! be. At both ends nothing is removed that a domain uses, and at a destination nothing of a VM that is known there, running or not
-//! (`io/libvirt/storage.rs`): that is handed to the operator, and not tried again.
+//! be, until a move finds nothing there: what is there then is the VM's. At both ends nothing is removed that a domain uses, and
+//! at a destination nothing of a VM that is known there, running or not (`io/libvirt/storage.rs`): that is handed to the
+//! operator, and not tried again.
 
 use super::Broker;
 use super::admission::Denial;
@@ -24,7 +25,7 @@ use crate::action::{Action, Level};
 use crate::event::{Elsewhere, Now};
 use crate::hypervisor::{DomainState, HvError};
 use crate::records::MoveState;
-use crate::storage::{Made, MadeStage, MakeError, Removal};
+use crate::storage::{Copy, Made, MadeStage, MakeError, Removal};
 use coms_protocol::types::{DenyReason, MigrationId};
 use std::time::Duration;
 use uuid::Uuid;
@@ -70,6 +71,7 @@ impl Broker {
         if disks.copies.is_empty() {
             return self.write_ticket(now, uuid);
         }
+        self.nothing_is_left(now, uuid, &host, &disks.copies);
         if let Some(held) = self.made.get(&uuid) {
             let text = format!(
                 "images of an earlier move are not gone from {} yet: {}",
@@ -332,10 +334,7 @@ impl Broker {
             let (stage, migration, asked) = (held.made.stage, held.made.migration, held.asked);
             let due = !asked && held.again_at <= now.mono;
             match stage {
-                MadeStage::Making if !asked => {
-                    self.may_be_left(now, uuid);
-                    self.keep_disks();
-                }
+                MadeStage::Making if !asked => self.may_be_left(now, uuid),
                 MadeStage::Made if self.is_without_vm(uuid) => {
                     if due {
                         self.ask_for_disks(now, uuid);
@@ -364,9 +363,11 @@ impl Broker {
         let Made { migration, domain, host, .. } = &held.made;
         let text = format!(
             "{migration} of {domain} was broken off while images were made on {host}; some of these may be there: {}; \
-             look (virsh vol-list there) and remove them by hand",
+             look (virsh vol-list there) and, unless {domain} runs there, remove them by hand",
             held.made.paths()
         );
+        self.perhaps_left.insert(uuid, held.made);
+        self.keep_disks();
         self.raise(now, Kind::Disks, Some(uuid), text);
     }
 
@@ -381,6 +382,20 @@ impl Broker {
         );
         self.raise(now, Kind::Disks, Some(uuid), text);
         self.keep_disks();
+    }
+
+    /// The host that it goes to has none of its images: none was left there, or somebody has removed them. Who still reads
+    /// that some may be there would soon find the VM's own.
+    fn nothing_is_left(&mut self, now: Now, uuid: Uuid, host: &str, copies: &[Copy]) {
+        if self.made.get(&uuid).is_some_and(|h| h.made.stage == MadeStage::Making && !h.asked) {
+            self.may_be_left(now, uuid);
+        }
+        let is_for = |copy: &Copy| copies.iter().any(|c| c.path == copy.path);
+        let over = |left: &Made| left.host == host && left.copies.iter().all(is_for);
+        if self.perhaps_left.get(&uuid).is_some_and(over) {
+            self.perhaps_left.remove(&uuid);
+            self.settled(Kind::Disks, Some(uuid));
+        }
     }
 
     fn keep_disks(&mut self) {

@@ -111,6 +111,8 @@ pub struct Broker {
     /// Images made at destinations for moves, by the VM.
     made: BTreeMap<Uuid, disks::Held>,
     made_unread: Option<String>,
+    /// Those of which nobody knows whether they are there, by the VM.
+    perhaps_left: BTreeMap<Uuid, crate::storage::Made>,
     /// Moves that choose as soon as every host was looked at.
     to_survey: Vec<Uuid>,
     /// What a former broker announced to domains that were not seen yet, and all that a next one is to know.
@@ -187,6 +189,7 @@ impl Broker {
             stretches: BTreeMap::new(),
             made: BTreeMap::new(),
             made_unread: None,
+            perhaps_left: BTreeMap::new(),
             to_survey: Vec::new(),
             to_take_up: BTreeMap::new(),
             kept: Vec::new(),

@@ -3,6 +3,7 @@
 
 pub mod database;
 pub mod demo;
+pub mod disks;
 pub mod faults;
 mod first;
 pub mod geo;

@@ -19,11 +19,11 @@ pub fn settings() -> Settings {
 }
 
 /// A guest whose memory holds something that must not be read.
-pub fn guest_with_secret(stage: &Stage, agent_toml: &str) -> Result<(Guest, Secret)> {
+pub fn guest_with_secret(stage: &Stage, config: GuestConfig) -> Result<(Guest, Secret)> {
     for i in 0..2 {
         fingerprint_is(stage, i, "there", |f| f.is_some())?;
     }
-    let guest = stage.boot(0, GuestConfig::default(), agent_toml)?;
+    let guest = stage.boot(0, config, "")?;
     let secret = Secret::new()?;
     guest.hold_secret(&secret, SECRET_MIB)?;
     Ok((guest, secret))

@@ -1,7 +1,7 @@
 //! Certificates that are wrong: a move that must be encrypted is not made, the VM runs on where it was, its owner is told
 //! why, and nothing of its memory was sent.
 
-use coms_lab::{Guest, Papers, Secret};
+use coms_lab::{Guest, GuestConfig, Papers, Secret};
 use coms_story::secrecy::*;
 use coms_story::*;
 
@@ -25,7 +25,7 @@ fn refused_unread(stage: &Stage, guest: &Guest, secret: &Secret, at: usize, pape
 #[test]
 fn with_wrong_certificates_what_must_be_encrypted_stays_and_its_owner_is_told() -> Result<()> {
     let stage = Stage::up(settings())?;
-    let (guest, secret) = guest_with_secret(&stage, "")?;
+    let (guest, secret) = guest_with_secret(&stage, GuestConfig::default())?;
     for papers in WRONG {
         give_papers(&stage, 1, papers)?;
         refused_unread(&stage, &guest, &secret, 0, papers)?;

@@ -1,6 +1,7 @@
-//! Memory leaves a host by the migration network or not at all, and what the kernel does where nothing guards that.
+//! Memory and disks leave a host by the migration network or not at all, and what the kernel does where nothing guards that.
 
 use coms_lab::{Guest, GuestConfig, Passed};
+use coms_story::disks::{COPIED, IMAGES, disk, pool};
 use coms_story::isolated::{self, INTERFACE, PORTS, passed};
 use coms_story::*;
 use serde_json::Value;
@@ -9,11 +10,34 @@ use std::time::{Duration, Instant};
 const NOTHING: Passed = Passed { packets: 0, bytes: 0 };
 /// Less than any guest of the lab has to move.
 const MUCH: u64 = 10 << 20;
+/// A disk that is copied, all of it.
+const IMAGE: &str = "/var/lib/libvirt/images/vm1.raw";
+const IMAGE_BYTES: u64 = 8 << 20;
+
+fn hosts() -> Result<Stage> {
+    Stage::up(Settings { migration_network: true, places: COPIED.into(), ..Settings::default() })
+}
 
 fn up() -> Result<(Stage, Guest)> {
-    let stage = Stage::up(Settings { migration_network: true, ..Settings::default() })?;
+    let stage = hosts()?;
     let guest = stage.boot(0, GuestConfig::default(), "")?;
     Ok((stage, guest))
+}
+
+fn up_with_disk() -> Result<(Stage, Guest)> {
+    let stage = hosts()?;
+    for i in [0, 1] {
+        pool(stage.host(i), "images", IMAGES)?;
+    }
+    stage.host(0).write_file(IMAGE, vec![7; IMAGE_BYTES as usize])?;
+    let config = GuestConfig { devices_xml: disk("vda", "raw", IMAGE), ..GuestConfig::default() };
+    let guest = stage.boot(0, config, "")?;
+    Ok((stage, guest))
+}
+
+/// What was copied is at one host only.
+fn image_is_gone(stage: &Stage, from: usize) -> Result<()> {
+    stage.wait("the other image to be gone", 20, || Ok(!stage.host(from).path_of(IMAGE).exists()))
 }
 
 /// The guest asks, waits, and says what it heard.
@@ -46,21 +70,25 @@ const OVER: &str = "over: no VM is moved";
 const SILENT_AFTER: Duration = Duration::from_secs(3);
 
 #[test]
-fn memory_goes_by_the_migration_network_and_a_link_that_is_down_is_a_refusal() -> Result<()> {
-    let (stage, guest) = up()?;
+fn memory_and_disks_go_by_the_migration_network_and_a_link_that_is_down_is_a_refusal() -> Result<()> {
+    let (stage, guest) = up_with_disk()?;
     for (from, to) in [(0, 1), (1, 0)] {
         let captures = [stage.host(0).capture(PORTS)?, stage.host(1).capture(PORTS)?];
         let (status, told) = asks(&guest)?;
         assert_eq!(status, 0, "{told}\n{}", stage.logs());
         assert_eq!(guest.current_host()?.name(), HOSTS[to]);
+        let memory = told["bytes"].as_u64().ok_or_else(|| format!("no figures of its memory: {told}"))?;
+        assert!(memory > MUCH, "{told}");
         for (i, capture) in captures.iter().enumerate() {
             let (own, other) = passed(capture)?;
             println!(
                 "accel=tcg {} -> {}: host {i}: {INTERFACE} {own:?}, else {other:?}",
                 HOSTS[from], HOSTS[to]
             );
-            assert!(own.bytes > MUCH && other == NOTHING, "{own:?} {other:?}");
+            // Either alone would be less.
+            assert!(own.bytes > memory + IMAGE_BYTES && other == NOTHING, "{own:?} {other:?} of {memory}");
         }
+        image_is_gone(&stage, from)?;
     }
 
     let here = stage.host(0);

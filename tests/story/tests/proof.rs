@@ -1,12 +1,14 @@
-//! What must not be read is not read: everything that passes any interface is searched for what a guest holds, of a move in
-//! the clear and of one that must be encrypted.
+//! What must not be read is not read: everything that passes any interface is searched for what a guest holds in its memory and
+//! on its disk, of a move in the clear and of one that must be encrypted.
 //!
 //! Of TLS 1.3 who listens sees the two hellos and no more. That both ends are asked for their certificates is therefore shown
 //! from within: whoever connects to the port on which a guest is awaited is asked for one, and without it gets nothing.
 
-use coms_lab::{Guest, GuestConfig, Secret, Tapped, wait_until};
+use coms_lab::{Guest, GuestConfig, Opening, Secret, wait_until};
+use coms_story::disks::{COPIED, IMAGES, disk, pool};
 use coms_story::secrecy::*;
 use coms_story::*;
+use serde_json::Value;
 use std::time::Duration;
 
 /// Where the guest is awaited while nobody comes.
@@ -14,91 +16,82 @@ const OPEN_PORT: u16 = 49_210;
 /// An address of nobody's on the migration network, until the destination has it too.
 const NOBODY: &str = "10.77.0.99";
 
+const IMAGE: &str = "/var/lib/libvirt/images/vm1.raw";
+const IMAGE_MIB: usize = 24;
+
+/// How often a disk's secret is there if each block passes an interface once.
+fn disk_copies(secret: &Secret) -> usize {
+    (IMAGE_MIB << 20) / secret.bytes().len()
+}
+
+/// A guest that holds a secret in its memory, and has another one on a disk that only its host has. It never reads that:
+/// what is heard of it is the disk's.
+fn guest_with_disk(stage: &Stage) -> Result<(Guest, Secret, Secret)> {
+    for i in [0, 1] {
+        pool(stage.host(i), "images", IMAGES)?;
+    }
+    let on_disk = Secret::new()?;
+    stage.host(0).write_file(IMAGE, on_disk.bytes().repeat(disk_copies(&on_disk)))?;
+    let config = GuestConfig { devices_xml: disk("vda", "raw", IMAGE), ..GuestConfig::default() };
+    let (guest, in_memory) = guest_with_secret(stage, config)?;
+    Ok((guest, in_memory, on_disk))
+}
+
+/// Guest and operator are told the same of each channel.
+fn all_know(stage: &Stage, guest: &Guest, from: usize, told: &Value, channels: [&str; 3]) -> Result<()> {
+    let shown = stage.comsctl(from, &["show", guest.name()])?;
+    for who in [&told["enforced"], &shown["channels"]] {
+        assert_eq!(
+            ["ram", "disk", "control"].map(|c| who[c].as_str().unwrap_or_default()),
+            channels,
+            "{who}"
+        );
+    }
+    Ok(())
+}
+
 #[test]
-fn a_move_that_must_be_encrypted_leaves_no_trace_of_what_the_guest_holds() -> Result<()> {
-    let stage = Stage::up(settings())?;
-    let (guest, secret) = guest_with_secret(&stage, "")?;
+fn a_move_that_must_be_encrypted_leaves_no_trace_of_what_the_guest_holds_or_has_on_its_disk() -> Result<()> {
+    let stage = Stage::up(Settings { places: COPIED.into(), ..settings() })?;
+    let (guest, in_memory, on_disk) = guest_with_disk(&stage)?;
 
     // The control: without it, nothing found would be nothing shown.
     let (told, plain) = tapped(&stage, "plain", || moves(&stage, &guest, 1, &["--encryption", "never"]))?;
     assert_eq!(told["encryption"], "none", "{told}");
-    let found = plain.occurrences(secret.bytes())?;
-    println!("accel=tcg in the clear: {} frames, {} bytes, {found} times", plain.frames(), plain.bytes()?);
-    assert!(found >= secret_copies(&secret), "{found} of {}", secret_copies(&secret));
+    all_know(&stage, &guest, 0, &told, ["plain", "plain", "tls"])?;
+    let found = [plain.occurrences(in_memory.bytes())?, plain.occurrences(on_disk.bytes())?];
+    println!("accel=tcg in the clear: {} frames, {} bytes, {found:?} times", plain.frames(), plain.bytes()?);
+    let least = [secret_copies(&in_memory), disk_copies(&on_disk) as u64];
+    assert!(found[0] >= least[0] && found[1] >= least[1], "{found:?} of {least:?}");
     let openings = plain.openings(MIGRATION_PORTS)?;
     let memory = openings.iter().filter(|o| o.said.starts_with(b"QEVM")).count();
-    assert_eq!(
-        (memory, openings.iter().filter(|o| o.tls().is_some()).count()),
-        (1, 0),
-        "of {}",
-        openings.len()
-    );
+    assert_eq!((memory, openings.iter().filter(|o| o.tls().is_some()).count()), (1, 0));
+    assert!(openings.iter().any(Opening::is_of_disks));
 
+    stage
+        .wait("the copy at the former host to be gone", 20, || Ok(!stage.host(0).path_of(IMAGE).exists()))?;
     owner_requires(&stage, &guest)?;
     let (told, sealed) = tapped(&stage, "sealed", || moves(&stage, &guest, 0, &[]))?;
     assert_eq!(told["encryption"], "tls", "{told}");
-    let found = sealed.occurrences(secret.bytes())?;
-    println!("accel=tcg encrypted: {} frames, {} bytes, {found} times", sealed.frames(), sealed.bytes()?);
-    assert_eq!(found, 0);
-    // It was listened to: what was carried is there, and how it began.
-    assert!(sealed.bytes()? > u64::from(SECRET_MIB) << 20);
+    all_know(&stage, &guest, 1, &told, ["tls"; 3])?;
+    let found = [sealed.occurrences(in_memory.bytes())?, sealed.occurrences(on_disk.bytes())?];
+    println!("accel=tcg encrypted: {} frames, {} bytes, {found:?} times", sealed.frames(), sealed.bytes()?);
+    assert_eq!(found, [0, 0]);
+    // It was listened to: what was carried is there, and how it began. Memory and disk: two connections at least, and no
+    // other.
+    assert!(sealed.bytes()? > ((SECRET_MIB as usize + IMAGE_MIB) << 20) as u64);
     let openings = sealed.openings(MIGRATION_PORTS)?;
-    assert!(!openings.is_empty());
+    assert!(openings.iter().any(Opening::is_of_disks) && !openings.iter().all(Opening::is_of_disks));
     for opening in openings {
         let tls = opening.tls().ok_or_else(|| format!("no TLS: {} -> {}", opening.client, opening.server))?;
         println!("accel=tcg {} -> {}: {tls:04x?}", opening.client, opening.server);
         assert!(tls.offered.contains(&0x0304), "{tls:04x?}");
         assert_eq!(tls.chosen, 0x0304, "{tls:04x?}");
     }
-    assert_eq!(
-        (&told["enforced"]["ram"], &told["enforced"]["control"]),
-        (&"tls".into(), &"tls".into()),
-        "{told}"
-    );
     runs_at(&guest, 0)?;
+    let image = std::fs::read(stage.host(0).path_of(IMAGE))?;
+    assert!(image == on_disk.bytes().repeat(disk_copies(&on_disk)), "copied wrongly");
     stage.finish(&[&guest])
-}
-
-const IMAGE: &str = "/var/lib/libvirt/images/vm1.raw";
-const IMAGE_MIB: usize = 24;
-
-/// Moves a disk of one host alone with libvirt's own means, as a broker does, and gives what was heard.
-fn copies(stage: &Stage, guest: &Guest, to: usize, name: &str, flags: &[&str]) -> Result<Tapped> {
-    stage.host(to).write_file(IMAGE, vec![0; IMAGE_MIB << 20])?;
-    let flags = [&["--copy-storage-all"], flags].concat();
-    let ((), heard) = tapped(stage, name, || Ok(guest.migrate_to(HOSTS[to], &flags)?))?;
-    runs_at(guest, to)?;
-    Ok(heard)
-}
-
-#[test]
-fn nor_does_a_disk_that_is_copied_along() -> Result<()> {
-    let stage = Stage::up(settings())?;
-    let secret = Secret::new()?;
-    // The guest never reads it: what is heard of it is the disk's.
-    let full = secret.bytes().repeat((IMAGE_MIB << 20) / secret.bytes().len());
-    stage.host(0).write_file(IMAGE, &full)?;
-    let devices_xml = format!(
-        "<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{IMAGE}'/>\
-         <target dev='vda' bus='virtio'/></disk>"
-    );
-    let guest = stage.lab.boot(GuestConfig { devices_xml, ..GuestConfig::default() }, HOSTS[0])?;
-
-    let plain = copies(&stage, &guest, 1, "disk-plain", &[])?;
-    let found = plain.occurrences(secret.bytes())?;
-    println!("accel=tcg a disk in the clear: {} bytes, {found} times", plain.bytes()?);
-    assert!(found >= (full.len() / secret.bytes().len()) as u64, "{found}");
-    let sealed = copies(&stage, &guest, 0, "disk-sealed", &["--tls"])?;
-    let found = sealed.occurrences(secret.bytes())?;
-    println!("accel=tcg a disk encrypted: {} bytes, {found} times", sealed.bytes()?);
-    assert_eq!(found, 0);
-    assert!(sealed.bytes()? > full.len() as u64);
-    // Memory and disk: two connections at least, and no other.
-    let openings = sealed.openings(MIGRATION_PORTS)?;
-    let versions: Vec<_> = openings.iter().map(|o| o.tls().map(|tls| tls.chosen)).collect();
-    assert!(versions.len() >= 2 && versions.iter().all(|v| *v == Some(0x0304)), "{versions:04x?}");
-    assert_eq!(std::fs::read(stage.host(0).path_of(IMAGE))?, full, "copied wrongly");
-    stage.finish(&[])
 }
 
 /// Runs in a host, whatever comes of it; all that was said.

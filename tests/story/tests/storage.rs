@@ -3,13 +3,17 @@
 //! fails leaves nothing behind.
 
 use coms_lab::{Guest, GuestConfig, Host, Signal};
+use coms_story::disks::{IMAGES, Writer, disk, pool};
+use coms_story::faults::arena::is_stopped;
+use coms_story::faults::check::told_of;
+use coms_story::faults::row::Initiator;
+use coms_story::faults::strike;
 use coms_story::*;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-const IMAGES: &str = "/var/lib/libvirt/images";
 const BASES: &str = "/var/lib/libvirt/bases";
 const SHARED: &str = "/var/lib/libvirt/shared";
 const MIB: u64 = 1 << 20;
@@ -20,28 +24,13 @@ const PASSPHRASE: &str = "correct horse";
 const FILTER: &str = "no-echo";
 
 fn up(storage: &str) -> Result<Stage> {
-    let stage = Stage::up(Settings {
-        places: format!("[storage]\ncopy_in_the_clear = true\n{storage}"),
-        ..Settings::default()
-    })?;
+    let places = format!("[storage]\ncopy_in_the_clear = true\n{storage}");
+    let stage = Stage::up(Settings { places, stop_points: true, ..Settings::default() })?;
     for i in [0, 1] {
         pool(stage.host(i), "images", IMAGES)?;
         pool(stage.host(i), "bases", BASES)?;
     }
     Ok(stage)
-}
-
-fn pool(host: &Host, name: &str, dir: &str) -> Result<()> {
-    std::fs::create_dir_all(host.path_of(dir))?;
-    host.virsh(&["pool-create-as", name, "dir", "--target", dir])?;
-    Ok(())
-}
-
-fn disk(target: &str, format: &str, file: &str) -> String {
-    format!(
-        "<disk type='file' device='disk'><driver name='qemu' type='{format}'/><source file='{file}'/>\
-         <target dev='{target}' bus='virtio'/></disk>"
-    )
 }
 
 fn boot(stage: &Stage, devices_xml: String) -> Result<Guest> {
@@ -107,6 +96,47 @@ fn last(stage: &Stage, i: usize) -> Result<Value> {
     all.as_array().and_then(|all| all.last().cloned()).ok_or_else(|| "no move is known".into())
 }
 
+/// What two files have at their beginning is the same.
+fn same_beginning(a: &Path, b: &Path, mib: u64) -> Result<bool> {
+    let beginning = |path: &Path| -> Result<Vec<u8>> {
+        let mut bytes = std::fs::read(path)?;
+        bytes.truncate((mib * MIB) as usize);
+        Ok(bytes)
+    };
+    Ok(beginning(a)? == beginning(b)?)
+}
+
+/// The guest asks, and the broker of its host stands still just before this. Which request it is, and the broker.
+fn stands_still(stage: &mut Stage, guest: &Guest, at: usize, before: &str) -> Result<(u64, u32)> {
+    stage.host(at).write_file(BROKER_STOPS_AT, before)?;
+    let request = coms(guest, &["migrate"])?["request"].as_u64().ok_or("no number of a request")?;
+    let pid = stage.broker(at).ok_or("no broker to stop")?.pid();
+    stage.wait("the broker to stand still", 30, || Ok(is_stopped(pid)))?;
+    Ok((request, pid))
+}
+
+/// Killed, and another one started.
+fn kill_broker(stage: &mut Stage, at: usize) -> Result<()> {
+    stage.stop_broker(at, Signal::KILL)?;
+    stage.start_broker(at)
+}
+
+/// What the guest has heard of a request: once it has heard an end.
+fn ends_of(stage: &Stage, guest: &Guest, request: u64) -> Result<Vec<String>> {
+    let mut ends = Vec::new();
+    stage.wait("the request's end", 60, || {
+        ends = told_of(&events(guest)?, Some(request), Initiator::Customer);
+        Ok(!ends.is_empty())
+    })?;
+    Ok(ends)
+}
+
+/// The doctor of a host says that an image may be left.
+fn is_alarmed(stage: &Stage, at: usize) -> Result<bool> {
+    let (_, findings, _) = stage.comsctl_raw(at, &["doctor"])?;
+    Ok(findings.contains("some of these may be there: /var/lib/libvirt/images/vm1.raw"))
+}
+
 /// Begins a move of a disk over a slow link, and waits until its copy is under way.
 fn begins(stage: &Stage, guest: &Guest, from: usize, image: &Path) -> Result<String> {
     coms(guest, &["migrate"])?;
@@ -117,23 +147,27 @@ fn begins(stage: &Stage, guest: &Guest, from: usize, image: &Path) -> Result<Str
 }
 
 #[test]
-fn a_disk_of_its_host_alone_is_copied_while_its_guest_writes() -> Result<()> {
+fn a_disk_of_its_host_alone_is_copied_while_its_guest_writes_and_brokers_are_killed() -> Result<()> {
     let mut stage = up("copy = true")?;
     let file = format!("{IMAGES}/vm1.raw");
     let image = |stage: &Stage, i| -> PathBuf { stage.host(i).path_of(&file) };
     run(stage.host(0), &["truncate", "-s", "96M", &file])?;
     let guest = boot(&stage, disk("vda", "raw", &file))?;
     fill(&guest, "/dev/vda", 64, 0)?;
-    guest.sh("setsid sh -c 'i=0; while [ ! -e /tmp/stop ]; do i=$((i+1)); echo $i > /tmp/written; \
-         dd if=/dev/urandom of=/dev/vda bs=64k count=1 seek=$((i * 37 % 1536)) conv=notrunc,fsync; done' \
-         </dev/null >/dev/null 2>&1 &")?;
-    let written = || -> Result<u64> { Ok(guest.sh("cat /tmp/written")?.trim().parse()?) };
-    stage.wait("the guest to write", 20, || Ok(written().is_ok_and(|n| n > 3)))?;
-    let before = written()?;
-    moves(&stage, &guest, 1)?;
-    assert!(written()? > before + 3, "it wrote all the time");
-    guest.sh("touch /tmp/stop; sleep 1; sync")?;
-    assert_eq!(sha256_inside(&guest, "/dev/vda")?, sha256(&image(&stage, 1))?, "copied wrongly");
+    let writer = Writer { device: "vda", first: 64 * 16, blocks: 32 * 16 };
+    writer.start(&guest)?;
+    let before = writer.written(&guest)?;
+    // Its broker is killed before it has had the image made: the next one is asked again, and nothing is in the way.
+    let (early, _) = stands_still(&mut stage, &guest, 0, "action MakeDisks")?;
+    assert!(!image(&stage, 1).exists());
+    kill_broker(&mut stage, 0)?;
+    assert_eq!(ends_of(&stage, &guest, early)?, ["completed"]);
+    assert_eq!(guest.current_host()?.name(), HOSTS[1]);
+    assert!(!is_alarmed(&stage, 0)?, "what it says may be left is the VM's own");
+    assert!(writer.written(&guest)? > before + 3, "it wrote all the time");
+    writer.ends_with_all_there(&guest)?;
+    assert!(same_beginning(&image(&stage, 0), &image(&stage, 1), 64)?, "copied wrongly");
+    assert_eq!(sha256_inside(&guest, "/dev/vda")?, sha256(&image(&stage, 1))?, "it has another disk");
     let record = last(&stage, 0)?;
     assert_eq!(record["state"], "left", "{record}");
     assert!(record["disk_bytes"].as_u64().is_some_and(|b| b >= 60 * MIB), "{record}");
@@ -166,10 +200,22 @@ fn a_disk_of_its_host_alone_is_copied_while_its_guest_writes() -> Result<()> {
     stage.host(1).virsh(&["pool-destroy", "images"])?;
     assert!(complains()?);
     pool(stage.host(1), "images", IMAGES)?;
+    // Its broker is killed when the image is there and it does not know that yet. It may be anybody's: it stays, and the next
+    // one says where.
+    let (late, _) = stands_still(&mut stage, &guest, 1, "event DisksMade")?;
+    let made = image(&stage, 0).metadata()?.len();
+    kill_broker(&mut stage, 1)?;
+    assert_eq!(ends_of(&stage, &guest, late)?, ["denied:disk-not-ready"]);
+    assert!(last(&stage, 1)?["detail"].as_str().is_some_and(|d| d.contains("exists at the destination")));
+    stage.wait("an alarm", 10, || is_alarmed(&stage, 1))?;
+    assert_eq!((made, image(&stage, 0).metadata()?.len()), (96 * MIB, 96 * MIB));
+    assert_eq!((guest.qemu_pids()?.len(), guest.current_host()?.name()), (1, HOSTS[1]));
+    stage.host(0).virsh(&["vol-delete", "vm1.raw", "--pool", "images"])?;
 
     // A move that does not happen leaves nothing at the destination: cancelled ...
     stage.host(1).set_rate_mbit(Some(40))?;
     let id = begins(&stage, &guest, 1, &image(&stage, 0))?;
+    assert!(!is_alarmed(&stage, 1)?, "what it says may be left is this move's");
     stage.comsctl(1, &["cancel", &id])?;
     stage.wait("the copy to be gone", 40, || Ok(!image(&stage, 0).exists()))?;
     stage.wait("the guest to hear of it", 20, || Ok(!events_named(&guest, "cancelled")?.is_empty()))?;
@@ -194,9 +240,19 @@ fn a_disk_of_its_host_alone_is_copied_while_its_guest_writes() -> Result<()> {
     })?;
     stage.wait_for_agent(&guest)?;
     fill(&guest, "/dev/vda", 4, 70)?;
-    moves(&stage, &guest, 0)?;
+    // Whether the destination's broker lives is nothing to the image that is just made there.
+    let (other, pid) = stands_still(&mut stage, &guest, 1, "event DisksMade")?;
+    stage.stop_broker(0, Signal::KILL)?;
+    strike::signal(pid, "CONT")?;
+    stage.start_broker(0)?;
+    assert_eq!(ends_of(&stage, &guest, other)?, ["completed"]);
+    assert_eq!(guest.current_host()?.name(), HOSTS[0]);
     stage.wait("the source's copy to be removed", 20, || Ok(!image(&stage, 1).exists()))?;
     assert_eq!(sha256_inside(&guest, "/dev/vda")?, sha256(&image(&stage, 0))?);
+    // One end each, still.
+    for (request, end) in [(early, "completed"), (late, "denied:disk-not-ready"), (other, "completed")] {
+        assert_eq!(ends_of(&stage, &guest, request)?, [end]);
+    }
     stage.finish(&[&guest])
 }
 
@@ -241,9 +297,11 @@ fn set_secret(host: &Host) -> Result<()> {
 }
 
 #[test]
-fn of_an_overlay_only_itself_is_sent_and_what_all_hosts_reach_stays_where_it_is() -> Result<()> {
+fn of_an_overlay_only_itself_is_sent_beside_a_whole_disk_and_what_all_hosts_reach_stays_where_it_is()
+-> Result<()> {
     let stage = up(&format!("copy = true\nbases = [\"{BASES}\"]\nshared = [\"{SHARED}\"]"))?;
     let (base, overlay) = (format!("{BASES}/base.raw"), format!("{IMAGES}/vm1.qcow2"));
+    let whole = format!("{IMAGES}/whole.raw");
     let (kept, served) = (format!("{SHARED}/kept.raw"), "/var/lib/libvirt/served.raw");
     let source = stage.host(0);
     run(source, &["sh", "-c", &format!("head -c {} /dev/urandom > {base}", 64 * MIB)])?;
@@ -258,10 +316,12 @@ fn of_an_overlay_only_itself_is_sent_and_what_all_hosts_reach_stays_where_it_is(
     define_secret(source)?;
     set_secret(source)?;
     define(source, "nwfilter-define", &filter(7))?;
+    run(source, &["sh", "-c", &format!("head -c {} /dev/urandom > {whole}", 16 * MIB)])?;
     let address = source.ip().to_string();
     let options = ["-f", "raw", "-t", "--shared=4", "-p", "10809", "-b", &address, served];
     let server = source.spawn("/usr/bin/qemu-nbd", &options, &[], "nbd.log")?;
     let devices = disk("vda", "qcow2", &overlay)
+        + &disk("vdd", "raw", &whole)
         + &format!(
             "<disk type='network' device='disk'><driver name='qemu' type='raw' cache='none'/>\
              <source protocol='nbd'><host name='{address}' port='10809'/><encryption format='luks'><secret \
@@ -290,24 +350,41 @@ fn of_an_overlay_only_itself_is_sent_and_what_all_hosts_reach_stays_where_it_is(
     refused(&stage, &guest, 0, "disk-not-ready", "has its base")?;
 
     std::fs::copy(stage.host(0).path_of(&base), stage.host(1).path_of(&base))?;
-    let before = sha256_inside(&guest, "/dev/vda")?;
     // That the secret there has no value is libvirt's to find out: at the call, before anything is sent.
     refused(&stage, &guest, 0, "destination-refused", "secret")?;
     set_secret(there)?;
+    // What it writes on the way is at the disks' ends.
+    let writers =
+        [("vda", 62 * 16), ("vdd", 14 * 16)].map(|(device, first)| Writer { device, first, blocks: 2 * 16 });
+    for writer in writers {
+        writer.start(&guest)?;
+    }
+    let written = || writers.iter().map(|w| w.written(&guest)).collect::<Result<Vec<u64>>>();
+    let before = written()?;
     moves(&stage, &guest, 1)?;
     assert!(!answers(7) && answers(19), "the filter is in force there, too");
-    assert_eq!(sha256_inside(&guest, "/dev/vda")?, before, "the guest reads something else than before");
+    let after = written()?;
+    assert!(before.iter().zip(&after).all(|(b, a)| a > b), "it wrote all the time: {before:?} {after:?}");
+    for writer in writers {
+        writer.ends_with_all_there(&guest)?;
+    }
     let record = last(&stage, 0)?;
     let sent = record["disk_bytes"].as_u64().unwrap_or_default();
-    assert!((4 * MIB..16 * MIB).contains(&sent), "of 64 MiB 4 are its own: {record}");
+    assert!((20 * MIB..40 * MIB).contains(&sent), "of 64 MiB 4 are its own, and all 16 of another: {record}");
     let notes = record["disks"].to_string();
-    for part in ["the overlay of", "over the network from both hosts", "is shared"] {
+    for part in ["the overlay of", "whole.raw copied", "over the network from both hosts", "is shared"] {
         assert!(notes.contains(part), "{part}: {notes}");
     }
-    fill(&guest, "/dev/vda", 1, 40)?;
-    let whole = format!("{BASES}/whole.raw");
-    run(stage.host(1), &["qemu-img", "convert", "-U", "-f", "qcow2", "-O", "raw", &overlay, &whole])?;
-    assert_eq!(sha256_inside(&guest, "/dev/vda")?, sha256(&stage.host(1).path_of(&whole))?);
+    // As the hosts find them; at the source they are as they were when it left.
+    let flat = format!("{BASES}/flat.raw");
+    let image = |i: usize, file: &str| stage.host(i).path_of(file);
+    for i in [0, 1] {
+        run(stage.host(i), &["qemu-img", "convert", "-U", "-f", "qcow2", "-O", "raw", &overlay, &flat])?;
+    }
+    assert!(same_beginning(&image(0, &flat), &image(1, &flat), 62)?, "the overlay was copied wrongly");
+    assert!(same_beginning(&image(0, &whole), &image(1, &whole), 14)?, "the whole disk was copied wrongly");
+    assert_eq!(sha256_inside(&guest, "/dev/vda")?, sha256(&image(1, &flat))?);
+    assert_eq!(sha256_inside(&guest, "/dev/vdd")?, sha256(&image(1, &whole))?);
     let info = run(stage.host(1), &["qemu-img", "info", "-U", "--output=json", &overlay])?;
     assert!(info.contains(&base), "it stands on its base there: {info}");
     // The served disk is the same one from both hosts.

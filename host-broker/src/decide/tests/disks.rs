@@ -423,6 +423,45 @@ fn a_note_of_images_that_cannot_be_read_is_an_alarm() {
 }
 
 #[test]
+fn what_may_have_been_left_is_an_alarm_until_a_move_finds_nothing_there() {
+    // Whether its first tick or the guest's request comes first.
+    for ticks in [true, false] {
+        let mut w = world("", former(MadeStage::Making));
+        w.look(with_disk());
+        w.hello(&[]);
+        w.pass(1);
+        if ticks {
+            let raised = w.event(Event::Tick);
+            let says =
+                |a: &Action| matches!(a, Action::Log { text, .. } if text.contains("unless vm1 runs there"));
+            assert!(find(&raised, says).is_some(), "{raised:?}");
+            // It is in the way.
+            let migration = asked(&mut w, 1);
+            let actions = answers(&mut w, migration, with_disk(), view(10 * GIB, volume()));
+            assert_eq!((denied(&actions), w.broker.alarms.len()), (vec![DenyReason::DiskNotReady], 1));
+        }
+        let (migration, _) = making(&mut w, 2);
+        assert_eq!((alarms(&w), w.broker.alarms.len()), (1, 0));
+        let actions = made(&mut w, migration);
+        assert!(find(&actions, |a| matches!(a, Action::WriteTicket { .. })).is_some(), "{actions:?}");
+    }
+    // At another host, or of another disk, is something else.
+    for elsewhere in [true, false] {
+        let mut left = former(MadeStage::Making);
+        if elsewhere {
+            left[0].host = "h3".into();
+        } else {
+            left[0].copies[0].path = "/images/other.raw".into();
+        }
+        let mut w = world("", left);
+        w.look(with_disk());
+        w.hello(&[]);
+        making(&mut w, 1);
+        assert_eq!(w.broker.alarms.len(), 1);
+    }
+}
+
+#[test]
 fn a_move_that_a_former_broker_began_keeps_its_images_until_it_has_ended() {
     let mut w = world("", former(MadeStage::Made));
     let mut first = source("");

@@ -38,10 +38,15 @@ pub struct Tls {
 }
 
 impl Opening {
+    /// Disks are copied by it: it is NBD, with TLS or without.
+    pub fn is_of_disks(&self) -> bool {
+        self.answered.starts_with(NBD_GREETING)
+    }
+
     /// None: it is not TLS, or it did not get as far as the server's hello. NBD, by which disks are copied, asks for TLS
     /// in its own words first.
     pub fn tls(&self) -> Option<Tls> {
-        let skip = if self.answered.starts_with(NBD_GREETING) { NBD_WORDS } else { (0, 0) };
+        let skip = if self.is_of_disks() { NBD_WORDS } else { (0, 0) };
         let client = handshake(self.said.get(skip.0..)?);
         let server = handshake(self.answered.get(skip.1..)?);
         Some(Tls { offered: Words(&client).client_hello()?, chosen: Words(&server).server_hello()? })
@@ -324,6 +329,7 @@ mod tests {
         let acknowledged = [0, 3, 0xe8, 0x89, 4, 0x55, 0x65, 0xa9, 0, 0, 0, 5, 0, 0, 0, 1, 0, 0, 0, 0];
         let answered = [b"NBDMAGICIHAVEOPT", &[0, 3][..], &acknowledged, &answered].concat();
         assert_eq!(opening(&said, &answered).tls().map(|tls| tls.chosen), Some(0x0304));
+        assert!(opening(&said, &answered).is_of_disks() && !opening(&said, &server_hello()).is_of_disks());
         for cut in 0..said.len() {
             assert_eq!(opening(&said[..cut], &answered).tls(), None, "{cut}");
         }

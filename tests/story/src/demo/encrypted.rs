@@ -12,7 +12,7 @@ use crate::secrecy::{
     secret_copies, settings, tapped,
 };
 use crate::{HOSTS, Result, Stage, events};
-use coms_lab::{Guest, Papers, Secret};
+use coms_lab::{Guest, GuestConfig, Papers, Secret};
 use serde_json::{Value, json};
 use std::net::Ipv4Addr;
 use std::thread;
@@ -29,8 +29,9 @@ pub(super) fn encrypted(screen: &mut Screen) -> Result<Vec<String>> {
         .phase("Two libvirt hosts with certificates, a broker on each, and vm1 with a secret in its memory");
     let mut show = Show { events: None, zero_ms: unix_ms(), missing: Vec::new() };
     let stage = show.during(screen, "the hosts are brought up", || Stage::up(settings()))?;
-    let (guest, secret) =
-        show.during(screen, "vm1 starts and fills its memory", || guest_with_secret(&stage, ""))?;
+    let (guest, secret) = show.during(screen, "vm1 starts and fills its memory", || {
+        guest_with_secret(&stage, GuestConfig::default())
+    })?;
     screen.note(&format!(
         "vm1 runs on {}, {SECRET_MIB} MiB of it are a secret of {} random bytes, over and over; logs: {}",
         HOSTS[0],

@@ -167,7 +167,8 @@ fn effects_of(heard: &[Value], request: Option<u64>, initiator: Initiator) -> us
     heard.iter().filter(|e| e["event"] == "effect" && is_about(e, request, initiator)).count()
 }
 
-fn told_of(heard: &[Value], request: Option<u64>, initiator: Initiator) -> Vec<String> {
+/// The final answers among what a guest heard of one move.
+pub fn told_of(heard: &[Value], request: Option<u64>, initiator: Initiator) -> Vec<String> {
     let about = |e: &&Value| is_about(e, request, initiator);
     let last_word = |e: &&Value| FINALS.iter().any(|name| e["event"] == *name);
     let words = |e: &Value| {

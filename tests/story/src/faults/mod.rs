@@ -19,5 +19,5 @@ pub mod check;
 pub mod moment;
 pub mod report;
 pub mod row;
-mod strike;
+pub mod strike;
 pub mod table;
