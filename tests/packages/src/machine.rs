@@ -58,9 +58,7 @@ impl Machine {
             let outside = seed.join(inside.trim_start_matches('/'));
             fs::create_dir_all(outside.parent().unwrap_or(&seed))?;
             fs::write(&outside, text)?;
-            // Keys are in such directories.
-            let mode = if inside.contains("/private/") { 0o600 } else { 0o644 };
-            fs::set_permissions(&outside, fs::Permissions::from_mode(mode))?;
+            fs::set_permissions(&outside, fs::Permissions::from_mode(0o644))?;
             command.arg(format!("--bind-ro={}:{inside}", outside.display()));
         }
         let cgroup = own_cgroup(&format!("coms-lab-{}-{name}-machine", lab.id()))?;
@@ -125,15 +123,20 @@ impl Machine {
         Ok(said.out)
     }
 
+    /// Where a path of its is, as seen from here.
+    pub fn path_of(&self, inside: &str) -> String {
+        format!("/proc/{}/root{inside}", self.init)
+    }
+
     /// Puts a file into it.
     pub fn copy_in(&self, from: &Path, to: &str) -> Result<()> {
-        let inside = format!("/proc/{}/root{to}", self.init);
+        let inside = self.path_of(to);
         fs::copy(from, &inside).map_err(|e| format!("{} to {inside}: {e}", from.display()))?;
         Ok(())
     }
 
     pub fn write(&self, to: &str, text: &str) -> Result<()> {
-        let inside = format!("/proc/{}/root{to}", self.init);
+        let inside = self.path_of(to);
         fs::write(&inside, text).map_err(|e| format!("{inside}: {e}").into())
     }
 

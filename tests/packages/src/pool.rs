@@ -6,7 +6,7 @@ use super::{Page, Result, as_root, must, text, wait};
 use coms_lab::{HostConfig, Lab, LabConfig};
 use std::path::Path;
 
-const NAMES: [&str; 2] = ["host1", "host2"];
+pub const NAMES: [&str; 2] = ["host1", "host2"];
 
 pub struct Pool {
     pub lab: Lab,
@@ -24,11 +24,6 @@ impl Pool {
             .collect();
         let mut machines = Vec::new();
         for host in lab.hosts() {
-            let address = host.ip().to_string();
-            certify(&authority, host.name(), &address)?;
-            let read = |file: &str| std::fs::read_to_string(authority.join(file));
-            let (cert, key) =
-                (read(&format!("{}.pem", host.name()))?, read(&format!("{}.key", host.name()))?);
             let files = [
                 ("/etc/hostname", format!("{}\n", host.name())),
                 ("/etc/hosts", hosts_file.clone()),
@@ -36,11 +31,6 @@ impl Pool {
                     "/etc/nsswitch.conf",
                     "passwd: files\ngroup: files\nshadow: files\nhosts: files\n".to_owned(),
                 ),
-                ("/etc/pki/CA/cacert.pem", read("ca.pem")?),
-                ("/etc/pki/libvirt/servercert.pem", cert.clone()),
-                ("/etc/pki/libvirt/clientcert.pem", cert),
-                ("/etc/pki/libvirt/private/serverkey.pem", key.clone()),
-                ("/etc/pki/libvirt/private/clientkey.pem", key),
                 (
                     "/etc/libvirt/libvirtd.conf",
                     // Both have the same machine's UUID by their hardware.
@@ -49,16 +39,10 @@ impl Pool {
                         std::fs::read_to_string("/proc/sys/kernel/random/uuid")?.trim()
                     ),
                 ),
-                (
-                    "/etc/libvirt/qemu.conf",
-                    // No cgroups but systemd's in here, and no other namespaces than the machine's.
-                    format!(
-                        "migration_address = \"{address}\"\nmigration_host = \"{address}\"\nsecurity_driver = \"none\"\n\
-                         cgroup_controllers = [ ]\nnamespaces = [ ]\n"
-                    ),
-                ),
             ];
-            machines.push(Machine::boot(&lab, host, &files)?);
+            let machine = Machine::boot(&lab, host, &files)?;
+            set_up_libvirt(&machine, &host.ip().to_string(), &authority)?;
+            machines.push(machine);
         }
         let pool = Pool { lab, machines };
         for machine in &pool.machines {
@@ -82,15 +66,26 @@ impl Pool {
         &self.machines[i]
     }
 
-    /// A line of README's page for operators, typed on one host. Who opens an editor leaves the page's example there,
-    /// as it is to be on that host.
+    /// A line of README's, typed on one host. Who opens an editor leaves the page's example there, as it is to be on
+    /// that host; who copies to another host needs no ssh.
     pub fn typed(&self, i: usize, page: &Page, line: &str) -> Result<String> {
         let machine = self.machine(i);
         println!("{}# {line}", machine.name());
         let line = as_root(line);
-        match line.strip_prefix("editor ") {
-            Some(file) => machine.write(file.trim(), &as_on(i, &page.toml)).map(|()| String::new()),
-            None => {
+        match line.split_whitespace().collect::<Vec<_>>().as_slice() {
+            ["editor", file] => {
+                let (example, whole) = page.example(file);
+                let before = if whole { String::new() } else { machine.must(&format!("cat {file}"))? };
+                machine.write(file, &(before + &as_on(i, example))).map(|()| String::new())
+            }
+            ["scp", "-rp", from, to] => {
+                let wrong = || format!("{line}: not to root of a host");
+                let (host, to) =
+                    to.strip_prefix("root@").and_then(|to| to.split_once(':')).ok_or_else(wrong)?;
+                let there = self.machines.iter().find(|m| m.name() == host).ok_or_else(wrong)?;
+                must(&["cp", "-rp", &machine.path_of(from), &there.path_of(to)])
+            }
+            _ => {
                 let said = machine.must(line)?;
                 if line.starts_with("systemctl restart") {
                     // Its socket is there soon after. Who types is slower.
@@ -142,6 +137,26 @@ pub fn as_on(i: usize, example: &str) -> String {
         0 => example.to_owned(),
         _ => example.replace("host1", "host#").replace("host2", "host1").replace("host#", "host2"),
     }
+}
+
+/// What an operator changes there: files that can be changed again. None is open to all.
+fn set_up_libvirt(machine: &Machine, address: &str, authority: &Path) -> Result<()> {
+    let name = machine.name();
+    certify(authority, name, address)?;
+    let read = |file: String| std::fs::read_to_string(authority.join(file));
+    let (cert, key) = (read(format!("{name}.pem"))?, read(format!("{name}.key"))?);
+    machine.must("mkdir -p /etc/pki/CA /etc/pki/libvirt; mkdir -m 700 /etc/pki/libvirt/private")?;
+    machine.write("/etc/pki/CA/cacert.pem", &read("ca.pem".into())?)?;
+    for end in ["server", "client"] {
+        machine.write(&format!("/etc/pki/libvirt/{end}cert.pem"), &cert)?;
+        machine.write(&format!("/etc/pki/libvirt/private/{end}key.pem"), &key)?;
+    }
+    // No cgroups but systemd's in here, and no other namespaces than the machine's.
+    let conf = format!(
+        "migration_address = \"{address}\"\nsecurity_driver = \"none\"\ncgroup_controllers = [ ]\nnamespaces = [ ]\n"
+    );
+    machine.write("/etc/libvirt/qemu.conf", &conf)?;
+    machine.must("chmod 600 /etc/libvirt/qemu.conf /etc/pki/libvirt/private/*").map(|_| ())
 }
 
 fn make_authority(dir: &Path) -> Result<()> {

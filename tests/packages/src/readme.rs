@@ -1,4 +1,4 @@
-//! README's two pages, as what they are: commands to be typed.
+//! README's pages, as what they are: commands to be typed.
 
 use super::Result;
 
@@ -9,8 +9,9 @@ pub struct Page {
     pub lines: Vec<String>,
     /// Likewise of the other blocks.
     pub more: Vec<Vec<String>>,
-    /// Its first block of `toml`: what a line that opens an editor is to leave there.
+    /// Its first block of `toml`, and of `ini`: what a line that opens an editor is to leave in a file of that kind.
     pub toml: String,
+    pub ini: String,
 }
 
 /// The page below this heading of README.md.
@@ -31,8 +32,19 @@ fn parse(text: &str, heading: &str) -> Option<Page> {
     let command = |line: &str| line.split(" #").next().unwrap_or(line).trim().to_owned();
     let commands = |block: &str| block.lines().map(command).filter(|l| !l.is_empty()).collect();
     let mut all = blocks("sh").into_iter().map(commands);
-    let toml = blocks("toml").first().map(|&block| block.to_owned()).unwrap_or_default();
-    Some(Page { lines: all.next()?, more: all.collect(), toml })
+    let first = |language: &str| blocks(language).first().map(|&block| block.to_owned()).unwrap_or_default();
+    Some(Page { lines: all.next()?, more: all.collect(), toml: first("toml"), ini: first("ini") })
+}
+
+impl Page {
+    /// What an editor leaves in a file: the page's example of its kind, and whether that is the whole file.
+    pub fn example(&self, file: &str) -> (&str, bool) {
+        if file.ends_with(".toml") {
+            (&self.toml, self.toml.contains("[host]\n"))
+        } else {
+            (&self.ini, false)
+        }
+    }
 }
 
 /// Root has no need of sudo, and a small system has none.
@@ -46,13 +58,16 @@ mod tests {
 
     #[test]
     fn commands_without_comments_until_the_next_page() {
-        let text = "# x\n\n## A\n\nDo:\n\n```sh\nsudo a --b   # why\n\nc \"#1\"\n```\n```toml\n[k]\n```\n```sh\nlater\n```\n\n## B\n```sh\nd\n```\n";
-        let page = parse(text, "A").unwrap();
-        assert_eq!(page.lines, ["sudo a --b", "c \"#1\""]);
-        assert_eq!(page.more, [["later"]]);
-        assert_eq!(page.toml, "[k]\n");
-        assert_eq!(parse(text, "B").unwrap().lines, ["d"]);
+        let text = "# x\n\n## A\n\nDo:\n\n```sh\nsudo a --b   # why\n\nc \"#1\"\n```\n```toml\n[k]\n```\n\
+                    ```ini\nl = 1\n```\n```sh\nlater\n```\n\n## B\n```sh\nd\n```\n```toml\n[host]\n```\n";
+        let (a, b) = (parse(text, "A").unwrap(), parse(text, "B").unwrap());
+        assert_eq!(a.lines, ["sudo a --b", "c \"#1\""]);
+        assert_eq!(a.more, [["later"]]);
+        assert_eq!((a.toml.as_str(), a.ini.as_str()), ("[k]\n", "l = 1\n"));
+        assert_eq!(b.lines, ["d"]);
         assert!(parse(text, "C").is_none());
         assert_eq!((as_root("sudo x"), as_root("y sudo")), ("x", "y sudo"));
+        assert_eq!((a.example("x.toml"), a.example("y.conf")), (("[k]\n", false), ("l = 1\n", false)));
+        assert_eq!(b.example("x.toml"), ("[host]\n", true));
     }
 }
