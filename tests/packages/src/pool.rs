@@ -66,8 +66,8 @@ impl Pool {
         &self.machines[i]
     }
 
-    /// A line of README's, typed on one host. Who opens an editor leaves the page's example there, as it is to be on that
-    /// host; who copies to another host needs no ssh.
+    /// A line of README's, typed on one host. Who opens an editor leaves the page's example there, as it is to be on
+    /// that host; who copies to another host needs no ssh.
     pub fn typed(&self, i: usize, page: &Page, line: &str) -> Result<String> {
         let machine = self.machine(i);
         println!("{}# {line}", machine.name());

@@ -58,8 +58,8 @@ mod tests {
 
     #[test]
     fn commands_without_comments_until_the_next_page() {
-        let text = "# x\n\n## A\n\nDo:\n\n```sh\nsudo a --b   # why\n\nc \"#1\"\n```\n```toml\n[k]\n```\n```ini\nl = 1\n```\n\
-                    ```sh\nlater\n```\n\n## B\n```sh\nd\n```\n```toml\n[host]\n```\n";
+        let text = "# x\n\n## A\n\nDo:\n\n```sh\nsudo a --b   # why\n\nc \"#1\"\n```\n```toml\n[k]\n```\n\
+                    ```ini\nl = 1\n```\n```sh\nlater\n```\n\n## B\n```sh\nd\n```\n```toml\n[host]\n```\n";
         let (a, b) = (parse(text, "A").unwrap(), parse(text, "B").unwrap());
         assert_eq!(a.lines, ["sudo a --b", "c \"#1\""]);
         assert_eq!(a.more, [["later"]]);

@@ -1,5 +1,5 @@
-//! README's page "Turn encryption on", line by line, on the hosts that the page for operators has set up. Then certificates
-//! are renewed, and their authority in its three steps, with encrypted moves between any two installs.
+//! README's page "Turn encryption on", line by line, on the hosts that the page for operators has set up. Then
+//! certificates are renewed, and their authority in its three steps, with encrypted moves between any two installs.
 
 use coms_packages::pool::{NAMES, Pool, as_on};
 use coms_packages::{Page, Result, page, wait};
