@@ -659,3 +659,54 @@ fn tls_an_authority_in_its_last_days_is_renewed_like_any_other() {
     assert!(shown["next"].as_str().unwrap().starts_with("nothing to do"), "{shown}");
     assert_eq!(on_host(&root, &["check"]).0, 0);
 }
+
+/// Whoever can change whom a host trusts, or put another file in its place, is trusted himself.
+
+#[test]
+fn tls_trust_that_others_can_change_is_no_trust() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("left out: gives files to another user, which needs root");
+        return;
+    }
+    let dir = two_hosts("writable");
+    let root = tree(&dir, "h1");
+    let bundle = dir.bundle("h1");
+    let install = || on_host(&root, &["install", bundle.to_str().unwrap()]);
+    assert_eq!(install().0, 0);
+    let found = |what: &str| {
+        let (code, found, _) = on_host(&root, &["check"]);
+        assert!(code == 1 && kinds(&found).contains(&"writable-by-others"), "{what}: {code} {found}");
+    };
+    let mode =
+        |path: &str, bits| fs::set_permissions(root.join(path), fs::Permissions::from_mode(bits)).unwrap();
+    for (path, open, right) in [
+        ("etc/pki/mig", 0o777, 0o755),
+        ("etc/pki/mig/ca-cert.pem", 0o666, 0o644),
+        ("etc/pki/CA", 0o757, 0o755),
+        ("etc", 0o777, 0o755),
+    ] {
+        mode(path, open);
+        found(path);
+        if root.join(path).is_dir() {
+            let (code, done, err) = install();
+            assert!(
+                code == 1 && (err.contains("others") || kinds(&done).contains(&"writable-by-others")),
+                "{done} {err}"
+            );
+        }
+        mode(path, right);
+        assert_eq!(on_host(&root, &["check"]).0, 0, "{path}");
+    }
+    let pki = root.join("etc/pki/mig");
+    std::os::unix::fs::chown(&pki, Some(64055), None).unwrap();
+    found("of QEMU's user");
+    std::os::unix::fs::chown(&pki, Some(0), None).unwrap();
+    // The authority's own directory, too.
+    let shared = dir.0.join("shared");
+    fs::create_dir(&shared).unwrap();
+    fs::set_permissions(&shared, fs::Permissions::from_mode(0o777)).unwrap();
+    let (code, _, err) = comsctl(&["init", "--authority", shared.to_str().unwrap()].map(str::to_owned));
+    assert!(code == 1 && err.contains("others"), "{code} {err}");
+    fs::set_permissions(&shared, fs::Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(comsctl(&["init", "--authority", shared.to_str().unwrap()].map(str::to_owned)).0, 0);
+}

@@ -125,6 +125,10 @@ impl Host {
     fn file(&self, path: &Path) -> File {
         let mut dirs: Vec<&Path> = path.ancestors().skip(1).collect();
         dirs.reverse();
+        // Who makes an image stands for its root.
+        let maker = (!self.is_running()).then(|| rustix::process::geteuid().as_raw());
+        let meta =
+            |path: &Path| meta(path).map(|m| Meta { uid: if Some(m.uid) == maker { 0 } else { m.uid }, ..m });
         let above = dirs.iter().filter_map(|dir| meta(&self.path(dir))).collect();
         let here = self.path(path);
         File { meta: meta(&here), content: content(&here), path: path.to_owned(), above }

@@ -1,7 +1,7 @@
 //! What is wrong with certificates, in the order in which QEMU and libvirt come upon it.
 
 use super::read::{Certificate, Unread, certificates, public_half};
-use super::{Content, Expected, File, Finding, Kind, Name, Owner, Pair, Set, Severity};
+use super::{Content, Expected, File, Finding, Kind, Meta, Name, Owner, Pair, Set, Severity};
 use std::path::Path;
 
 const DAY_S: i64 = 86_400;
@@ -43,6 +43,11 @@ pub fn inspect(set: &Set, expected: &Expected, now_unix_s: i64) -> Vec<Finding> 
     }
     for file in [&set.ca, &set.server.cert, &set.client.cert] {
         found.extend(unreadable_by_qemu(set.owner, file, expected));
+    }
+    found.extend(writable_directories(set));
+    // QEMU's user may own its keys: one that was changed only fits no more.
+    for file in [&set.ca, &set.server.cert, &set.client.cert].into_iter().chain(&set.dh_params) {
+        found.extend(writable_file(set.owner, file));
     }
     if let Some(file) = &set.dh_params {
         found.extend(dh_params(set.owner, file));
@@ -275,6 +280,36 @@ fn readable_by_others(owner: Owner, file: &File, expected: &Expected) -> Option<
         );
         Finding::new(Severity::Fail, Kind::ReadableByOthers, &file.path, detail, remedy)
     })
+}
+
+/// Directories above the files in which others can put files of theirs in the place of these.
+pub fn writable_directories(set: &Set) -> Vec<Finding> {
+    let mut found: Vec<Finding> = Vec::new();
+    for file in set.files().filter(|_| set.owner != Owner::Bundle) {
+        let mut dirs: Vec<&Path> = file.path.ancestors().skip(1).collect();
+        dirs.reverse();
+        for (dir, meta) in dirs.into_iter().zip(&file.above).filter(|(_, meta)| meta.lets_others_replace()) {
+            if !found.iter().any(|f| f.file == dir) {
+                found.push(writable(dir, *meta));
+            }
+        }
+    }
+    found
+}
+
+fn writable_file(owner: Owner, file: &File) -> Option<Finding> {
+    let meta = file.meta.filter(|m| owner != Owner::Bundle && m.is_writable_by_others())?;
+    Some(writable(&file.path, meta))
+}
+
+fn writable(path: &Path, meta: Meta) -> Finding {
+    let detail = format!(
+        "can be changed by others than root (user {}, mode {:o}), who decide then whom this host trusts",
+        meta.uid,
+        meta.mode & 0o7777
+    );
+    let remedy = format!("chown root {0}; chmod go-w {0}", path.display());
+    Finding::new(Severity::Fail, Kind::WritableByOthers, path, detail, remedy)
 }
 
 fn dh_params(owner: Owner, file: &File) -> Option<Finding> {

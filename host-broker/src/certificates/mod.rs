@@ -21,7 +21,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 pub use confirm::{LibvirtFiles, behind, confirmation};
-pub use judge::{AUTHORITY_WARN_DAYS, day, inspect, inspect_replacement};
+pub use judge::{AUTHORITY_WARN_DAYS, day, inspect, inspect_replacement, writable_directories};
 
 /// The group ffdhe3072 of RFC 7919, as QEMU reads it (PKCS #3 in PEM).
 pub const DH_PARAMS: &str = include_str!("ffdhe3072.pem");
@@ -51,6 +51,7 @@ pub enum Kind {
     /// Not by the user as whom QEMU runs.
     UnreadableByQemu,
     ReadableByOthers,
+    WritableByOthers,
     NotPem,
     Damaged,
     NotAnAuthority,
@@ -163,6 +164,16 @@ impl Meta {
             0
         };
         who.uid == 0 || (self.mode >> shift) & wanted == wanted
+    }
+
+    /// Others than root can change it.
+    pub fn is_writable_by_others(self) -> bool {
+        self.uid != 0 || self.mode & 0o002 != 0 || (self.mode & 0o020 != 0 && self.gid != 0)
+    }
+
+    /// Others than root can put something else in the place of what root has in this directory: not in a sticky one.
+    fn lets_others_replace(self) -> bool {
+        self.is_writable_by_others() && (self.uid != 0 || self.mode & 0o1000 == 0)
     }
 }
 

@@ -9,7 +9,7 @@ use coms_broker::certificates::conf::QemuConf;
 use coms_broker::certificates::installed::{Host, bundle};
 use coms_broker::certificates::{
     DH_PARAMS, Expected, File, Finding, Kind, Owner, Set, Severity, behind, confirmation, fingerprint,
-    inspect, inspect_replacement,
+    inspect, inspect_replacement, writable_directories,
 };
 use serde_json::json;
 use std::fs;
@@ -52,6 +52,10 @@ pub fn install(json: bool, order: &Order<'_>, now_unix_s: i64) -> Result<ExitCod
             "as whom QEMU runs is not known, so for whom its keys are is not either; is libvirt installed? else name the user in /etc/libvirt/qemu.conf (user = \"…\")".into(),
         ));
     };
+    let writable: Vec<Finding> = places.iter().flat_map(writable_directories).collect();
+    if !writable.is_empty() {
+        return Err(Failure::refused(format!("nothing was changed\n{}", lines(&writable).trim_end())));
+    }
     let puts = plan(&new, &places, user.uid).map_err(|path| {
         Failure::refused(format!("nothing was changed: {} cannot be read", path.display()))
     })?;
