@@ -660,6 +660,46 @@ fn tls_an_authority_in_its_last_days_is_renewed_like_any_other() {
     assert_eq!(on_host(&root, &["check"]).0, 0);
 }
 
+#[test]
+fn tls_an_authority_recovers_from_being_killed() {
+    let dir = Dir::new("killed");
+    let file = |name: &str| dir.authority().join(name);
+    // While it was made.
+    fs::create_dir(dir.authority()).unwrap();
+    for name in ["ca-1-key.pem", "ca-1-cert.pem.new"] {
+        fs::write(file(name), "half").unwrap();
+    }
+    dir.done(&["init"]);
+    for host in ["h1", "h2"] {
+        dir.done(&["issue", host, "--name", host]);
+    }
+    // Between the bundles of a step: one host may have got its.
+    let state = fs::read(file("state.json")).unwrap();
+    dir.done(&["rotate", "begin"]);
+    let trusted = fs::read(dir.bundle("h1").join("ca-cert.pem")).unwrap();
+    fs::write(file("state.json"), &state).unwrap();
+    dir.done(&["rotate"]);
+    let shown = dir.done(&["rotate", "begin"]);
+    assert_eq!(shown["step"], "begun");
+    assert_eq!(fs::read(dir.bundle("h2").join("ca-cert.pem")).unwrap(), trusted, "another new authority");
+    // With a certificate and a key that are not of each other.
+    fs::write(file("state.json"), &state).unwrap();
+    fs::copy(file("ca-1-key.pem"), file("ca-2-key.pem")).unwrap();
+    dir.done(&["rotate", "begin"]);
+    assert_ne!(fs::read(dir.bundle("h2").join("ca-cert.pem")).unwrap(), trusted);
+    for step in ["leaves", "finish"] {
+        for host in ["h1", "h2"] {
+            let receipt = dir.done(&["issue", host])["receipt"].clone();
+            dir.done(&["rotate", "installed", host, receipt.as_str().unwrap()]);
+        }
+        dir.done(&["rotate", step]);
+    }
+    // Before the old key was deleted.
+    fs::write(file("ca-1-key.pem"), "the old one").unwrap();
+    dir.done(&["rotate"]);
+    assert!(!file("ca-1-key.pem").exists() && file("ca-2-key.pem").exists());
+}
+
 /// Whoever can change whom a host trusts, or put another file in its place, is trusted himself.
 
 #[test]
