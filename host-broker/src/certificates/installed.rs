@@ -27,6 +27,8 @@ pub struct Host {
     /// Where QEMU looks, as QEMU sees it.
     pub qemu_dir: PathBuf,
     pub qemu_user: Option<User>,
+    /// Its addresses on the migration network. The kernel is asked elsewhere for them.
+    pub migration: Vec<IpAddr>,
 }
 
 impl Host {
@@ -45,7 +47,7 @@ impl Host {
             &fs::read_to_string(below("/etc/passwd")).unwrap_or_default(),
             &fs::read_to_string(below("/etc/group")).unwrap_or_default(),
         );
-        Self { root: root.to_owned(), conf, conf_unread, qemu_dir, qemu_user }
+        Self { root: root.to_owned(), conf, conf_unread, qemu_dir, qemu_user, migration: Vec::new() }
     }
 
     /// Where a path of that host is here.
@@ -145,7 +147,7 @@ impl Host {
             let all = addresses(&read("/proc/net/fib_trie"), &read("/proc/net/if_inet6"));
             names.extend(all.into_iter().map(Name::Ip));
         }
-        Expected { names, must, usual, qemu: self.qemu_user.clone() }
+        Expected { names, must, migration: self.migration.clone(), usual, qemu: self.qemu_user.clone() }
     }
 
     fn own_name(&self) -> Option<Name> {
@@ -166,6 +168,7 @@ impl Host {
     /// its addresses: some, of bridges for VMs, are the same on many hosts, and no certificate should hold those.
     pub fn names(&self, config: Option<&Config>) -> Vec<Name> {
         let mut names: Vec<Name> = self.conf.migration_name().into_iter().chain(self.own_name()).collect();
+        names.extend(self.migration.iter().copied().map(Name::Ip));
         if let Some(config) = config {
             names.extend(config.me.address.map(Name::Ip));
             let listens = config.link.listen.map(|l| l.ip()).filter(|ip| !ip.is_unspecified());
@@ -227,6 +230,7 @@ pub fn bundle(dir: &Path) -> Set {
         conf_unread: None,
         qemu_dir: dir.to_owned(),
         qemu_user: None,
+        migration: Vec::new(),
     };
     host.set(Owner::Bundle, dir)
 }

@@ -177,12 +177,30 @@ fn names(file: &File, cert: &Certificate, expected: &Expected, found: &mut Vec<F
     let has: Vec<String> = cert.names.iter().map(Name::to_string).collect();
     let has = if has.is_empty() { "no name".to_owned() } else { has.join(", ") };
     let covers = |wanted: &Name| cert.names.iter().any(|n| is_same(n, wanted));
+    let off_network: Vec<String> = expected
+        .migration
+        .iter()
+        .filter(|ip| !covers(&Name::Ip(**ip)))
+        .map(|ip| format!("--ip {ip}"))
+        .collect();
+    if !off_network.is_empty() {
+        let detail = format!(
+            "is for {has}, and not for this host's address on the migration network ([host] migration_interface in broker.toml), to which others migrate"
+        );
+        let remedy = format!(
+            "comsctl tls issue HOST {} …, with all its names, where the authority is",
+            off_network.join(" ")
+        );
+        found.push(Finding::new(Severity::Fail, Kind::NameMissing, &file.path, detail, remedy));
+    }
     if let Some(must) = expected.must.as_ref().filter(|m| !covers(m)) {
         let detail = format!(
             "is for {has}, and libvirt here tells others to migrate to `{must}` (migration_host in qemu.conf)"
         );
         found.push(Finding::new(Severity::Fail, Kind::NameMissing, &file.path, detail, ISSUE));
-    } else if !expected.names.is_empty() && !expected.names.iter().any(covers) {
+    } else if !expected.names.is_empty()
+        && !expected.names.iter().any(|name| covers(name) || cert.names.iter().any(|n| is_short_of(name, n)))
+    {
         let wanted: Vec<String> = expected.names.iter().take(SHOWN_NAMES).map(Name::to_string).collect();
         let detail = format!("is for {has}; this host is {}", wanted.join(", "));
         let remedy = "is it another host's? else: comsctl tls issue HOST --name NAME --ip ADDRESS, with what others call it";
@@ -198,15 +216,22 @@ fn names(file: &File, cert: &Certificate, expected: &Expected, found: &mut Vec<F
     }
 }
 
-/// A short host name is covered by its full one; `*` covers one label.
+/// The same host, for people; not for TLS.
+fn is_short_of(short: &Name, full: &Name) -> bool {
+    match (short, full) {
+        (Name::Dns(short), Name::Dns(full)) => full.split('.').next() == Some(short),
+        (Name::Ip(_), _) | (_, Name::Ip(_)) => false,
+    }
+}
+
+/// As GnuTLS has it: `*` covers one label.
 fn is_same(has: &Name, wanted: &Name) -> bool {
     match (has, wanted) {
         (Name::Dns(has), Name::Dns(wanted)) => {
-            let short = !wanted.contains('.') && has.split('.').next() == Some(wanted);
             let wild = has
                 .strip_prefix("*.")
                 .is_some_and(|d| wanted.split_once('.').is_some_and(|(_, rest)| rest == d));
-            has == wanted || short || wild
+            has == wanted || wild
         }
         (Name::Ip(has), Name::Ip(wanted)) => has == wanted,
         (Name::Ip(_), Name::Dns(_)) | (Name::Dns(_), Name::Ip(_)) => false,

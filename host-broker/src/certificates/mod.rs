@@ -280,6 +280,8 @@ pub struct Expected {
     pub names: Vec<Name>,
     /// What libvirt here tells others to call it by when they migrate to it.
     pub must: Option<Name>,
+    /// Where others migrate to by their configuration of the migration network: all of them must be in it.
+    pub migration: Vec<IpAddr>,
     /// What libvirt here tells them for want of a setting, and they may be told otherwise.
     pub usual: Option<Name>,
     /// As whom QEMU runs.
@@ -289,7 +291,7 @@ pub struct Expected {
 impl Expected {
     /// What libvirt's own connections call this host by are the others' URIs, which are not known here: any name does.
     pub fn of_libvirt(self) -> Self {
-        Self { must: None, usual: None, ..self }
+        Self { must: None, migration: Vec::new(), usual: None, ..self }
     }
 }
 

@@ -4,7 +4,7 @@ use super::super::args::tls::HostRoot;
 use super::super::{Failure, print};
 use super::check::config;
 use super::put::{self, Put};
-use super::{clean, lines};
+use super::{clean, host_at, lines};
 use coms_broker::certificates::conf::QemuConf;
 use coms_broker::certificates::installed::{Host, bundle};
 use coms_broker::certificates::{
@@ -32,7 +32,7 @@ pub struct Order<'a> {
 
 pub fn install(json: bool, order: &Order<'_>, now_unix_s: i64) -> Result<ExitCode, Failure> {
     let config = config(&order.host.config)?;
-    let host = Host::read(&order.host.root);
+    let host = host_at(&order.host.root, config.as_ref());
     let new = bundle(order.dir);
     let places = if order.qemu_only { vec![host.qemu()] } else { vec![host.qemu(), host.libvirt()] };
     let expected = host.expected(config.as_ref());
