@@ -299,7 +299,7 @@ fn readable_by_others(owner: Owner, file: &File, expected: &Expected) -> Option<
     (meta.mode & 0o007 != 0 || open_to_group).then(|| {
         let detail = format!("is open to others than it is for (mode {:o})", meta.mode & 0o777);
         let remedy = format!(
-            "chmod {} {}; where strangers have accounts: comsctl tls issue HOST --new-key",
+            "chmod {} {}; where strangers have accounts: comsctl tls issue HOST --new-key, install, then all three steps of comsctl tls rotate, for the old certificate stays good until it expires",
             if owner == Owner::Qemu { "440" } else { "600" },
             file.path.display()
         );
