@@ -251,8 +251,8 @@ fn listens(port: u16) -> bool {
 }
 
 /// Migrates a VM over TLS on the loopback device, from QEMU with these files to QEMU with those, which is looked for by this
-/// name. What the source says of it, where it failed.
-fn migrates(from: &Path, to: &Path, name: &str) -> Result<(), String> {
+/// name. What the source and what the destination say of it, where it failed.
+fn migrates(from: &Path, to: &Path, name: &str) -> Result<(), (String, String)> {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let mut destination = qemu(to, "server", &["-incoming", "defer"]);
     let mut there = destination.stdin.take().unwrap();
@@ -273,9 +273,13 @@ fn migrates(from: &Path, to: &Path, name: &str) -> Result<(), String> {
     let out = source.wait_with_output().unwrap();
     let _ = there.write_all(b"quit\n");
     let arrived = destination.wait_with_output().unwrap();
-    let said =
-        [&out.stdout, &out.stderr, &arrived.stderr].map(|b| String::from_utf8_lossy(b).into_owned()).concat();
-    if said.contains("Migration status: completed") { Ok(()) } else { Err(said) }
+    let text = |all: &[&[u8]]| all.iter().map(|b| String::from_utf8_lossy(b)).collect::<String>();
+    let said = text(&[&out.stdout, &out.stderr]);
+    if said.contains("Migration status: completed") {
+        Ok(())
+    } else {
+        Err((said, text(&[&arrived.stdout, &arrived.stderr])))
+    }
 }
 
 #[test]
@@ -290,7 +294,18 @@ fn tls_migrations_of_qemu_verify_both_ends() {
         (&h1, &other.bundle("h2"), "h2.example", "hasn't got a known issuer"),
     ] {
         let said = migrates(from, to, name).unwrap_err();
-        assert!(said.contains(why), "{why}: {said}");
+        assert!(said.0.contains(why), "{why}: {said:?}");
+    }
+    // Sources that have nothing against the destination: a stranger who trusts both authorities, and who shows nothing.
+    let ca = |of: &Path| fs::read_to_string(of.join("ca-cert.pem")).unwrap();
+    let (stranger, nameless) = (other.bundle("h1"), dir.0.join("nameless"));
+    fs::write(stranger.join("ca-cert.pem"), ca(&h1) + &ca(&stranger)).unwrap();
+    fs::create_dir(&nameless).unwrap();
+    fs::write(nameless.join("ca-cert.pem"), ca(&h1)).unwrap();
+    for (from, why) in [(&stranger, "hasn't got a known issuer"), (&nameless, "No certificate was found")] {
+        let said = migrates(from, &h2, "h2.example").unwrap_err();
+        assert!(said.1.contains(why), "the destination: {why}: {said:?}");
+        assert!(!said.0.contains(why), "the source: {said:?}");
     }
 }
 
