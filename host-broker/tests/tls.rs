@@ -251,8 +251,8 @@ fn listens(port: u16) -> bool {
 }
 
 /// Migrates a VM over TLS on the loopback device, from QEMU with these files to QEMU with those, which is looked for by this
-/// name. What the source says of it, where it failed.
-fn migrates(from: &Path, to: &Path, name: &str) -> Result<(), String> {
+/// name. What the source and what the destination say of it, where it failed.
+fn migrates(from: &Path, to: &Path, name: &str) -> Result<(), (String, String)> {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let mut destination = qemu(to, "server", &["-incoming", "defer"]);
     let mut there = destination.stdin.take().unwrap();
@@ -273,9 +273,13 @@ fn migrates(from: &Path, to: &Path, name: &str) -> Result<(), String> {
     let out = source.wait_with_output().unwrap();
     let _ = there.write_all(b"quit\n");
     let arrived = destination.wait_with_output().unwrap();
-    let said =
-        [&out.stdout, &out.stderr, &arrived.stderr].map(|b| String::from_utf8_lossy(b).into_owned()).concat();
-    if said.contains("Migration status: completed") { Ok(()) } else { Err(said) }
+    let text = |all: &[&[u8]]| all.iter().map(|b| String::from_utf8_lossy(b)).collect::<String>();
+    let said = text(&[&out.stdout, &out.stderr]);
+    if said.contains("Migration status: completed") {
+        Ok(())
+    } else {
+        Err((said, text(&[&arrived.stdout, &arrived.stderr])))
+    }
 }
 
 #[test]
@@ -290,7 +294,18 @@ fn tls_migrations_of_qemu_verify_both_ends() {
         (&h1, &other.bundle("h2"), "h2.example", "hasn't got a known issuer"),
     ] {
         let said = migrates(from, to, name).unwrap_err();
-        assert!(said.contains(why), "{why}: {said}");
+        assert!(said.0.contains(why), "{why}: {said:?}");
+    }
+    // Sources that have nothing against the destination: a stranger who trusts both authorities, and who shows nothing.
+    let ca = |of: &Path| fs::read_to_string(of.join("ca-cert.pem")).unwrap();
+    let (stranger, nameless) = (other.bundle("h1"), dir.0.join("nameless"));
+    fs::write(stranger.join("ca-cert.pem"), ca(&h1) + &ca(&stranger)).unwrap();
+    fs::create_dir(&nameless).unwrap();
+    fs::write(nameless.join("ca-cert.pem"), ca(&h1)).unwrap();
+    for (from, why) in [(&stranger, "hasn't got a known issuer"), (&nameless, "No certificate was found")] {
+        let said = migrates(from, &h2, "h2.example").unwrap_err();
+        assert!(said.1.contains(why), "the destination: {why}: {said:?}");
+        assert!(!said.0.contains(why), "the source: {said:?}");
     }
 }
 
@@ -664,4 +679,95 @@ fn tls_an_authority_in_its_last_days_is_renewed_like_any_other() {
     let shown = dir.done(&["rotate"]);
     assert!(shown["next"].as_str().unwrap().starts_with("nothing to do"), "{shown}");
     assert_eq!(on_host(&root, &["check"]).0, 0);
+}
+
+#[test]
+fn tls_an_authority_recovers_from_being_killed() {
+    let dir = Dir::new("killed");
+    let file = |name: &str| dir.authority().join(name);
+    // While it was made.
+    fs::create_dir(dir.authority()).unwrap();
+    for name in ["ca-1-key.pem", "ca-1-cert.pem.new"] {
+        fs::write(file(name), "half").unwrap();
+    }
+    dir.done(&["init"]);
+    for host in ["h1", "h2"] {
+        dir.done(&["issue", host, "--name", host]);
+    }
+    // Between the bundles of a step: one host may have got its.
+    let state = fs::read(file("state.json")).unwrap();
+    dir.done(&["rotate", "begin"]);
+    let trusted = fs::read(dir.bundle("h1").join("ca-cert.pem")).unwrap();
+    fs::write(file("state.json"), &state).unwrap();
+    dir.done(&["rotate"]);
+    let shown = dir.done(&["rotate", "begin"]);
+    assert_eq!(shown["step"], "begun");
+    assert_eq!(fs::read(dir.bundle("h2").join("ca-cert.pem")).unwrap(), trusted, "another new authority");
+    // With a certificate and a key that are not of each other.
+    fs::write(file("state.json"), &state).unwrap();
+    fs::copy(file("ca-1-key.pem"), file("ca-2-key.pem")).unwrap();
+    dir.done(&["rotate", "begin"]);
+    assert_ne!(fs::read(dir.bundle("h2").join("ca-cert.pem")).unwrap(), trusted);
+    for step in ["leaves", "finish"] {
+        for host in ["h1", "h2"] {
+            let receipt = dir.done(&["issue", host])["receipt"].clone();
+            dir.done(&["rotate", "installed", host, receipt.as_str().unwrap()]);
+        }
+        dir.done(&["rotate", step]);
+    }
+    // Before the old key was deleted.
+    fs::write(file("ca-1-key.pem"), "the old one").unwrap();
+    dir.done(&["rotate"]);
+    assert!(!file("ca-1-key.pem").exists() && file("ca-2-key.pem").exists());
+}
+
+/// Whoever can change whom a host trusts, or put another file in its place, is trusted himself.
+
+#[test]
+fn tls_trust_that_others_can_change_is_no_trust() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("left out: gives files to another user, which needs root");
+        return;
+    }
+    let dir = two_hosts("writable");
+    let root = tree(&dir, "h1");
+    let bundle = dir.bundle("h1");
+    let install = || on_host(&root, &["install", bundle.to_str().unwrap()]);
+    assert_eq!(install().0, 0);
+    let found = |what: &str| {
+        let (code, found, _) = on_host(&root, &["check"]);
+        assert!(code == 1 && kinds(&found).contains(&"writable-by-others"), "{what}: {code} {found}");
+    };
+    let mode =
+        |path: &str, bits| fs::set_permissions(root.join(path), fs::Permissions::from_mode(bits)).unwrap();
+    for (path, open, right) in [
+        ("etc/pki/mig", 0o777, 0o755),
+        ("etc/pki/mig/ca-cert.pem", 0o666, 0o644),
+        ("etc/pki/CA", 0o757, 0o755),
+        ("etc", 0o777, 0o755),
+    ] {
+        mode(path, open);
+        found(path);
+        if root.join(path).is_dir() {
+            let (code, done, err) = install();
+            assert!(
+                code == 1 && (err.contains("others") || kinds(&done).contains(&"writable-by-others")),
+                "{done} {err}"
+            );
+        }
+        mode(path, right);
+        assert_eq!(on_host(&root, &["check"]).0, 0, "{path}");
+    }
+    let pki = root.join("etc/pki/mig");
+    std::os::unix::fs::chown(&pki, Some(64055), None).unwrap();
+    found("of QEMU's user");
+    std::os::unix::fs::chown(&pki, Some(0), None).unwrap();
+    // The authority's own directory, too.
+    let shared = dir.0.join("shared");
+    fs::create_dir(&shared).unwrap();
+    fs::set_permissions(&shared, fs::Permissions::from_mode(0o777)).unwrap();
+    let (code, _, err) = comsctl(&["init", "--authority", shared.to_str().unwrap()].map(str::to_owned));
+    assert!(code == 1 && err.contains("others"), "{code} {err}");
+    fs::set_permissions(&shared, fs::Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(comsctl(&["init", "--authority", shared.to_str().unwrap()].map(str::to_owned)).0, 0);
 }

@@ -27,6 +27,8 @@ pub struct Host {
     /// Where QEMU looks, as QEMU sees it.
     pub qemu_dir: PathBuf,
     pub qemu_user: Option<User>,
+    /// Its addresses on the migration network. The kernel is asked elsewhere for them.
+    pub migration: Vec<IpAddr>,
 }
 
 impl Host {
@@ -36,7 +38,7 @@ impl Host {
         let qemu_dir = conf.dir(root);
         let table = |path: &str| fs::read_to_string(below(root, path)).unwrap_or_default();
         let qemu_user = qemu_user(&conf, &table("/etc/passwd"), &table("/etc/group"));
-        Self { root: root.to_owned(), conf, conf_unread, qemu_dir, qemu_user }
+        Self { root: root.to_owned(), conf, conf_unread, qemu_dir, qemu_user, migration: Vec::new() }
     }
 
     /// Where a path of that host is here.
@@ -115,6 +117,10 @@ impl Host {
     fn file(&self, path: &Path) -> File {
         let mut dirs: Vec<&Path> = path.ancestors().skip(1).collect();
         dirs.reverse();
+        // Who makes an image stands for its root.
+        let maker = (!self.is_running()).then(|| rustix::process::geteuid().as_raw());
+        let meta =
+            |path: &Path| meta(path).map(|m| Meta { uid: if Some(m.uid) == maker { 0 } else { m.uid }, ..m });
         let above = dirs.iter().filter_map(|dir| meta(&self.path(dir))).collect();
         let here = self.path(path);
         File { meta: meta(&here), content: content(&here), path: path.to_owned(), above }
@@ -131,7 +137,7 @@ impl Host {
             let all = addresses(&read("/proc/net/fib_trie"), &read("/proc/net/if_inet6"));
             names.extend(all.into_iter().map(Name::Ip));
         }
-        Expected { names, must, usual, qemu: self.qemu_user.clone() }
+        Expected { names, must, migration: self.migration.clone(), usual, qemu: self.qemu_user.clone() }
     }
 
     fn own_name(&self) -> Option<Name> {
@@ -152,6 +158,7 @@ impl Host {
     /// its addresses: some, of bridges for VMs, are the same on many hosts, and no certificate should hold those.
     pub fn names(&self, config: Option<&Config>) -> Vec<Name> {
         let mut names: Vec<Name> = self.conf.migration_name().into_iter().chain(self.own_name()).collect();
+        names.extend(self.migration.iter().copied().map(Name::Ip));
         if let Some(config) = config {
             names.extend(config.me.address.map(Name::Ip));
             let listens = config.link.listen.map(|l| l.ip()).filter(|ip| !ip.is_unspecified());
@@ -236,6 +243,7 @@ pub fn bundle(dir: &Path) -> Set {
         conf_unread: None,
         qemu_dir: dir.to_owned(),
         qemu_user: None,
+        migration: Vec::new(),
     };
     host.set(Owner::Bundle, dir)
 }

@@ -1,7 +1,7 @@
 //! What is wrong with certificates, in the order in which QEMU and libvirt come upon it.
 
 use super::read::{Certificate, Unread, certificates, public_half};
-use super::{Content, Expected, File, Finding, Kind, Name, Owner, Pair, Set, Severity};
+use super::{Content, Expected, File, Finding, Kind, Meta, Name, Owner, Pair, Set, Severity};
 use std::path::Path;
 
 const DAY_S: i64 = 86_400;
@@ -43,6 +43,11 @@ pub fn inspect(set: &Set, expected: &Expected, now_unix_s: i64) -> Vec<Finding> 
     }
     for file in [&set.ca, &set.server.cert, &set.client.cert] {
         found.extend(unreadable_by_qemu(set.owner, file, expected));
+    }
+    found.extend(writable_directories(set));
+    // QEMU's user may own its keys: one that was changed only fits no more.
+    for file in [&set.ca, &set.server.cert, &set.client.cert].into_iter().chain(&set.dh_params) {
+        found.extend(writable_file(set.owner, file));
     }
     if let Some(file) = &set.dh_params {
         found.extend(dh_params(set.owner, file));
@@ -172,12 +177,30 @@ fn names(file: &File, cert: &Certificate, expected: &Expected, found: &mut Vec<F
     let has: Vec<String> = cert.names.iter().map(Name::to_string).collect();
     let has = if has.is_empty() { "no name".to_owned() } else { has.join(", ") };
     let covers = |wanted: &Name| cert.names.iter().any(|n| is_same(n, wanted));
+    let off_network: Vec<String> = expected
+        .migration
+        .iter()
+        .filter(|ip| !covers(&Name::Ip(**ip)))
+        .map(|ip| format!("--ip {ip}"))
+        .collect();
+    if !off_network.is_empty() {
+        let detail = format!(
+            "is for {has}, and not for this host's address on the migration network ([host] migration_interface in broker.toml), to which others migrate"
+        );
+        let remedy = format!(
+            "comsctl tls issue HOST {} …, with all its names, where the authority is",
+            off_network.join(" ")
+        );
+        found.push(Finding::new(Severity::Fail, Kind::NameMissing, &file.path, detail, remedy));
+    }
     if let Some(must) = expected.must.as_ref().filter(|m| !covers(m)) {
         let detail = format!(
             "is for {has}, and libvirt here tells others to migrate to `{must}` (migration_host in qemu.conf)"
         );
         found.push(Finding::new(Severity::Fail, Kind::NameMissing, &file.path, detail, ISSUE));
-    } else if !expected.names.is_empty() && !expected.names.iter().any(covers) {
+    } else if !expected.names.is_empty()
+        && !expected.names.iter().any(|name| covers(name) || cert.names.iter().any(|n| is_short_of(name, n)))
+    {
         let wanted: Vec<String> = expected.names.iter().take(SHOWN_NAMES).map(Name::to_string).collect();
         let detail = format!("is for {has}; this host is {}", wanted.join(", "));
         let remedy = "is it another host's? else: comsctl tls issue HOST --name NAME --ip ADDRESS, with what others call it";
@@ -193,15 +216,22 @@ fn names(file: &File, cert: &Certificate, expected: &Expected, found: &mut Vec<F
     }
 }
 
-/// A short host name is covered by its full one; `*` covers one label.
+/// The same host, for people; not for TLS.
+fn is_short_of(short: &Name, full: &Name) -> bool {
+    match (short, full) {
+        (Name::Dns(short), Name::Dns(full)) => full.split('.').next() == Some(short),
+        (Name::Ip(_), _) | (_, Name::Ip(_)) => false,
+    }
+}
+
+/// As GnuTLS has it: `*` covers one label.
 fn is_same(has: &Name, wanted: &Name) -> bool {
     match (has, wanted) {
         (Name::Dns(has), Name::Dns(wanted)) => {
-            let short = !wanted.contains('.') && has.split('.').next() == Some(wanted);
             let wild = has
                 .strip_prefix("*.")
                 .is_some_and(|d| wanted.split_once('.').is_some_and(|(_, rest)| rest == d));
-            has == wanted || short || wild
+            has == wanted || wild
         }
         (Name::Ip(has), Name::Ip(wanted)) => has == wanted,
         (Name::Ip(_), Name::Dns(_)) | (Name::Dns(_), Name::Ip(_)) => false,
@@ -269,12 +299,42 @@ fn readable_by_others(owner: Owner, file: &File, expected: &Expected) -> Option<
     (meta.mode & 0o007 != 0 || open_to_group).then(|| {
         let detail = format!("is open to others than it is for (mode {:o})", meta.mode & 0o777);
         let remedy = format!(
-            "chmod {} {}; where strangers have accounts: comsctl tls issue HOST --new-key",
+            "chmod {} {}; where strangers have accounts: comsctl tls issue HOST --new-key, install, then all three steps of comsctl tls rotate, for the old certificate stays good until it expires",
             if owner == Owner::Qemu { "440" } else { "600" },
             file.path.display()
         );
         Finding::new(Severity::Fail, Kind::ReadableByOthers, &file.path, detail, remedy)
     })
+}
+
+/// Directories above the files in which others can put files of theirs in the place of these.
+pub fn writable_directories(set: &Set) -> Vec<Finding> {
+    let mut found: Vec<Finding> = Vec::new();
+    for file in set.files().filter(|_| set.owner != Owner::Bundle) {
+        let mut dirs: Vec<&Path> = file.path.ancestors().skip(1).collect();
+        dirs.reverse();
+        for (dir, meta) in dirs.into_iter().zip(&file.above).filter(|(_, meta)| meta.lets_others_replace()) {
+            if !found.iter().any(|f| f.file == dir) {
+                found.push(writable(dir, *meta));
+            }
+        }
+    }
+    found
+}
+
+fn writable_file(owner: Owner, file: &File) -> Option<Finding> {
+    let meta = file.meta.filter(|m| owner != Owner::Bundle && m.is_writable_by_others())?;
+    Some(writable(&file.path, meta))
+}
+
+fn writable(path: &Path, meta: Meta) -> Finding {
+    let detail = format!(
+        "can be changed by others than root (user {}, mode {:o}), who decide then whom this host trusts",
+        meta.uid,
+        meta.mode & 0o7777
+    );
+    let remedy = format!("chown root {0}; chmod go-w {0}", path.display());
+    Finding::new(Severity::Fail, Kind::WritableByOthers, path, detail, remedy)
 }
 
 fn dh_params(owner: Owner, file: &File) -> Option<Finding> {

@@ -5,7 +5,7 @@
 //! certificate whose critical key usage does not.
 
 use super::Name;
-use super::read::certificates;
+use super::read::{certificates, public_half};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber, date_time_ymd,
@@ -23,6 +23,15 @@ pub struct Made {
     pub cert_pem: String,
     /// PKCS #8, without a password.
     pub key_pem: String,
+}
+
+impl Made {
+    /// Key and certificate are of each other, and not expired.
+    pub fn is_usable(&self, now_unix_s: i64) -> bool {
+        let cert = certificates(self.cert_pem.as_bytes()).ok().and_then(|all| all.into_iter().next());
+        let key = public_half(self.key_pem.as_bytes()).ok().flatten();
+        cert.zip(key).is_some_and(|(cert, key)| cert.public_key == key && cert.not_after_unix_s > now_unix_s)
+    }
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -21,7 +21,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 pub use confirm::{LibvirtFiles, behind, confirmation};
-pub use judge::{AUTHORITY_WARN_DAYS, day, inspect, inspect_replacement};
+pub use judge::{AUTHORITY_WARN_DAYS, day, inspect, inspect_replacement, writable_directories};
 
 /// The group ffdhe3072 of RFC 7919, as QEMU reads it (PKCS #3 in PEM).
 pub const DH_PARAMS: &str = include_str!("ffdhe3072.pem");
@@ -51,6 +51,7 @@ pub enum Kind {
     /// Not by the user as whom QEMU runs.
     UnreadableByQemu,
     ReadableByOthers,
+    WritableByOthers,
     NotPem,
     Damaged,
     NotAnAuthority,
@@ -166,6 +167,16 @@ impl Meta {
         };
         who.uid == 0 || (self.mode >> shift) & wanted == wanted
     }
+
+    /// Others than root can change it.
+    pub fn is_writable_by_others(self) -> bool {
+        self.uid != 0 || self.mode & 0o002 != 0 || (self.mode & 0o020 != 0 && self.gid != 0)
+    }
+
+    /// Others than root can put something else in the place of what root has in this directory: not in a sticky one.
+    fn lets_others_replace(self) -> bool {
+        self.is_writable_by_others() && (self.uid != 0 || self.mode & 0o1000 == 0)
+    }
 }
 
 /// A user of this host.
@@ -271,6 +282,8 @@ pub struct Expected {
     pub names: Vec<Name>,
     /// What libvirt here tells others to call it by when they migrate to it.
     pub must: Option<Name>,
+    /// Where others migrate to by their configuration of the migration network: all of them must be in it.
+    pub migration: Vec<IpAddr>,
     /// What libvirt here tells them for want of a setting, and they may be told otherwise.
     pub usual: Option<Name>,
     /// As whom QEMU runs.
@@ -280,7 +293,7 @@ pub struct Expected {
 impl Expected {
     /// What libvirt's own connections call this host by are the others' URIs, which are not known here: any name does.
     pub fn of_libvirt(self) -> Self {
-        Self { must: None, usual: None, ..self }
+        Self { must: None, migration: Vec::new(), usual: None, ..self }
     }
 }
 

@@ -53,6 +53,7 @@ fn expected() -> Expected {
     Expected {
         names: vec![Name::Dns("h1".into()), Name::Ip("10.0.0.1".parse().unwrap())],
         must: None,
+        migration: Vec::new(),
         usual: None,
         qemu: Some(User { name: "libvirt-qemu".into(), uid: QEMU, gids: vec![106] }),
     }
@@ -66,7 +67,14 @@ fn well() -> (Made, Set) {
 }
 
 fn worst(set: &Set, at: i64) -> Vec<(Severity, Kind)> {
-    let all = inspect(set, &expected(), at);
+    kinds(&inspect(set, &expected(), at))
+}
+
+fn worst_for(set: &Set, expected: &Expected) -> Vec<(Severity, Kind)> {
+    kinds(&inspect(set, expected, NOW))
+}
+
+fn kinds(all: &[Finding]) -> Vec<(Severity, Kind)> {
     all.iter().filter(|f| f.severity > Severity::Ok).map(|f| (f.severity, f.kind)).collect()
 }
 
@@ -132,6 +140,17 @@ fn names_of_another_host_and_a_missing_migration_host_are_found() {
     let (_, all) = well();
     let must = Expected { must: Some(Name::Ip("10.0.0.9".parse().unwrap())), ..expected() };
     assert_eq!(inspect(&all, &must, NOW)[0].kind, Kind::NameMissing);
+    let short = Expected { usual: Some(Name::Dns("h1".into())), ..expected() };
+    let found = inspect(&set(&[&ca], &full), &short, NOW);
+    assert_eq!((found[0].severity, found[0].kind), (Severity::Warn, Kind::NameMissing), "GnuTLS: {found:?}");
+    let short = Expected { must: Some(Name::Dns("h1".into())), ..expected() };
+    assert_eq!(worst_for(&set(&[&ca], &full), &short), [(Severity::Fail, Kind::NameMissing)]);
+    let ips = ["10.0.0.1", "10.9.0.1"].map(|ip| ip.parse().unwrap());
+    let network = Expected { migration: ips[..1].to_vec(), ..expected() };
+    assert_eq!(worst_for(&all, &network), []);
+    let network = Expected { migration: ips.to_vec(), ..expected() };
+    assert_eq!(worst_for(&all, &network), [(Severity::Fail, Kind::NameMissing)], "one of two does not do");
+    assert_eq!(worst_for(&all, &network.of_libvirt()), []);
     let by_address = leaf(&ca, "h1", &[Name::Ip("10.0.0.1".parse().unwrap())], None, [1; 16], NOW).unwrap();
     let usual = Expected { usual: Some(Name::Dns("h1".into())), ..expected() };
     let found = inspect(&set(&[&ca], &by_address), &usual, NOW);

@@ -46,7 +46,8 @@ pub enum TlsCommand {
         /// An address at which others reach it; several times
         #[arg(long = "ip", value_name = "ADDRESS")]
         ips: Vec<IpAddr>,
-        /// Draw a new key, because somebody may have seen the old one
+        /// Draw a new key. Where somebody has seen the old one: install, then all three steps of rotate, for the old
+        /// certificate stays good until it expires
         #[arg(long)]
         new_key: bool,
         /// The broker's configuration, for names when none are given

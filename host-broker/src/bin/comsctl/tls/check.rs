@@ -3,8 +3,7 @@
 use super::super::args::tls::HostRoot;
 use super::super::doctor::{self, Status};
 use super::super::{Failure, print};
-use super::lines;
-use coms_broker::certificates::installed::Host;
+use super::{host_at, lines};
 use coms_broker::certificates::{Finding, Kind, Severity, confirmation, fingerprint};
 use coms_broker::config::Config;
 use serde_json::json;
@@ -13,7 +12,7 @@ use std::process::ExitCode;
 
 pub fn check(json: bool, of: &HostRoot, now_unix_s: i64) -> Result<ExitCode, Failure> {
     let config = config(&of.config)?;
-    let host = Host::read(&of.root);
+    let host = host_at(&of.root, config.as_ref());
     let found = host.inspect(config.as_ref(), now_unix_s);
     let qemu = host.qemu();
     let fingerprint = qemu.server.cert.bytes().and_then(fingerprint);
@@ -51,7 +50,7 @@ pub fn config(file: &Path) -> Result<Option<Config>, Failure> {
 
 /// What doctor says where certificates are installed or the operator wants some, and whether libvirt's are among them.
 pub fn doctor(config: &Config) -> (Vec<doctor::Finding>, bool) {
-    let host = Host::read(Path::new("/"));
+    let host = host_at(Path::new("/"), Some(config));
     let for_libvirt = !host.libvirt().is_absent();
     let wanted = config.encryption.wants_any() || config.storage.copies_by_tls();
     let none_for_qemu = host.qemu().is_absent();

@@ -4,12 +4,12 @@ use super::super::args::tls::HostRoot;
 use super::super::{Failure, print};
 use super::check::config;
 use super::put::{self, Put};
-use super::{clean, lines};
+use super::{clean, host_at, lines};
 use coms_broker::certificates::conf::QemuConf;
 use coms_broker::certificates::installed::{Host, bundle};
 use coms_broker::certificates::{
     DH_PARAMS, Expected, File, Finding, Kind, Owner, Set, Severity, behind, confirmation, fingerprint,
-    inspect, inspect_replacement,
+    inspect, inspect_replacement, writable_directories,
 };
 use serde_json::json;
 use std::fs;
@@ -32,7 +32,7 @@ pub struct Order<'a> {
 
 pub fn install(json: bool, order: &Order<'_>, now_unix_s: i64) -> Result<ExitCode, Failure> {
     let config = config(&order.host.config)?;
-    let host = Host::read(&order.host.root);
+    let host = host_at(&order.host.root, config.as_ref());
     let new = bundle(order.dir);
     let places = if order.qemu_only { vec![host.qemu()] } else { vec![host.qemu(), host.libvirt()] };
     let expected = host.expected(config.as_ref());
@@ -52,6 +52,10 @@ pub fn install(json: bool, order: &Order<'_>, now_unix_s: i64) -> Result<ExitCod
             "as whom QEMU runs is not known, so for whom its keys are is not either; is libvirt installed? else name the user in /etc/libvirt/qemu.conf (user = \"…\")".into(),
         ));
     };
+    let writable: Vec<Finding> = places.iter().flat_map(writable_directories).collect();
+    if !writable.is_empty() {
+        return Err(Failure::refused(format!("nothing was changed\n{}", lines(&writable).trim_end())));
+    }
     let puts = plan(&new, &places, user.uid).map_err(|path| {
         Failure::refused(format!("nothing was changed: {} cannot be read", path.display()))
     })?;

@@ -3,7 +3,6 @@
 use super::super::{Failure, print};
 use super::authority::{Authority, DAY_S};
 use super::store::Store;
-use coms_broker::certificates::installed::Host;
 use coms_broker::certificates::make;
 use coms_broker::certificates::{AUTHORITY_WARN_DAYS, Name, day, fingerprint, not_after_unix_s, receipt};
 use coms_broker::config::Config;
@@ -153,7 +152,7 @@ fn names(order: &Order<'_>, state: &Authority) -> Result<Vec<Name>, Failure> {
 /// How this configuration reaches a host.
 pub fn names_of(config: &Config, host: &str) -> Vec<Name> {
     if config.me.name == host {
-        return Host::read(Path::new("/")).names(Some(config));
+        return super::host_at(Path::new("/"), Some(config)).names(Some(config));
     }
     let Some(peer) = config.peers.iter().find(|p| p.name == host) else { return Vec::new() };
     let uris = [Some(&peer.libvirt), peer.migrate_uri.as_ref()];

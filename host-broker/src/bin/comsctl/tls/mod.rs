@@ -17,7 +17,13 @@ use super::Failure;
 use super::args::tls::TlsCommand;
 use super::tables::clean;
 pub use check::doctor;
+use coms_broker::certificates::installed::Host;
 use coms_broker::certificates::{Finding, Severity};
+use coms_broker::config::{Config, Host as PeerHost};
+use coms_broker::io::migration_link;
+use coms_broker::isolation::Network;
+use std::net::IpAddr;
+use std::path::Path;
 use std::process::ExitCode;
 
 pub fn run(json: bool, command: &TlsCommand) -> Result<ExitCode, Failure> {
@@ -42,6 +48,23 @@ pub fn run(json: bool, command: &TlsCommand) -> Result<ExitCode, Failure> {
         TlsCommand::Check { host } => check::check(json, host, now_unix_s),
         TlsCommand::Rotate { step, at } => rotate::rotate(json, &at.authority, step.as_ref(), now_unix_s),
     }
+}
+
+/// A host, with what the kernel says of this one's addresses.
+fn host_at(root: &Path, config: Option<&Config>) -> Host {
+    let mut host = Host::read(root);
+    let name = config.and_then(|c| c.migration_interface.as_ref()).filter(|_| root == Path::new("/"));
+    if let Some((config, name)) = config.zip(name) {
+        let link = migration_link::look(name, &[]).ok().and_then(|facts| facts.interface);
+        host.migration = link.map_or_else(Vec::new, |link| towards_peers(config, &link.networks));
+    }
+    host
+}
+
+/// Those addresses to which the others of the migration network come.
+fn towards_peers(config: &Config, networks: &[Network]) -> Vec<IpAddr> {
+    let peers: Vec<IpAddr> = config.peers.iter().filter_map(PeerHost::migration_address).collect();
+    networks.iter().filter(|n| peers.iter().any(|p| n.covers(*p))).map(|n| n.address).collect()
 }
 
 /// One line each, the remedy under what it mends.

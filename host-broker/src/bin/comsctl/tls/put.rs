@@ -4,7 +4,7 @@ use super::super::Failure;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 /// A file that is to be put somewhere.
@@ -76,7 +76,8 @@ fn stage_all<'a>(
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temp)?;
             file.write_all(&put.bytes)?;
             if let Some(uid) = put.uid {
-                chown(&temp, Some(uid), Some(0))?;
+                // Not by its name, which may be another file's by now.
+                fchown(&file, Some(uid), Some(0))?;
             }
             file.set_permissions(fs::Permissions::from_mode(put.mode))?;
             file.sync_all()

@@ -29,22 +29,19 @@ pub fn rotate(
         Some(RotateStep::Forget { host }) => saved(&store, state.forget(host).map_err(refused)?)?,
         Some(RotateStep::Begin) => {
             let next = state.begin().map_err(refused)?;
-            if let Some(number) = next.trusted.last() {
+            // Of a step that was cut short one may be there, and hosts may have been given it.
+            if let Some(number) = next.trusted.last()
+                && !store.authority(*number).is_ok_and(|made| made.is_usable(now_unix_s))
+            {
                 new_authority(&store, *number, now_unix_s)?;
             }
             issued_for_all(&store, next, now_unix_s)?
         }
         Some(RotateStep::Leaves) => issued_for_all(&store, state.leaves().map_err(refused)?, now_unix_s)?,
-        Some(RotateStep::Finish) => {
-            let old = state.trusted.clone();
-            let next = issued_for_all(&store, state.finish().map_err(refused)?, now_unix_s)?;
-            // Only now is it certain that nothing goes back to it.
-            for number in old.iter().filter(|n| !next.trusted.contains(n)) {
-                store.delete_key(*number)?;
-            }
-            next
-        }
+        Some(RotateStep::Finish) => issued_for_all(&store, state.finish().map_err(refused)?, now_unix_s)?,
     };
+    // Only now is it certain that nothing goes back to it; and whoever was killed right here comes by again.
+    store.delete_old_keys(&state)?;
     let authority_days = authority_days_left(&store, &state, now_unix_s)?;
     show(json, dir, &state, authority_days, now_unix_s)
 }

@@ -13,6 +13,7 @@ use coms_broker::certificates::DH_PARAMS;
 use coms_broker::certificates::make::Made;
 use std::fs::{self, File};
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 const STATE: &str = "state.json";
@@ -26,21 +27,31 @@ pub struct Store {
 impl Store {
     /// A new one, in a directory where none is yet.
     pub fn create(dir: &Path) -> Result<Self, Failure> {
+        put::directory(dir, 0o700)?;
+        // Before it is looked at, as in `open`.
+        let lock = lock(dir)?;
         if dir.join(STATE).exists() {
             return Err(Failure::refused(format!(
                 "{}: an authority is there already, and hosts may trust it: comsctl tls issue HOST; to renew it: comsctl tls rotate",
                 dir.display()
             )));
         }
-        let has_something = fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
+        let has_something =
+            fs::read_dir(dir).is_ok_and(|entries| entries.flatten().any(|e| !is_unfinished(&e)));
         if has_something {
             return Err(Failure::refused(format!(
                 "{}: the directory is not empty, and holds no authority of this program; name another one: --authority DIR",
                 dir.display()
             )));
         }
-        put::directory(dir, 0o700)?;
-        let lock = lock(dir)?;
+        let meta = fs::metadata(dir).map_err(|e| Failure::refused(format!("{}: {e}", dir.display())))?;
+        let is_own = meta.uid() == 0 || meta.uid() == rustix::process::geteuid().as_raw();
+        if !is_own || meta.mode() & 0o022 != 0 {
+            return Err(Failure::refused(format!(
+                "{}: others can change what is in this directory; chmod 700 it, or name another one: --authority DIR",
+                dir.display()
+            )));
+        }
         Ok(Self { dir: dir.to_owned(), _lock: lock })
     }
 
@@ -101,16 +112,24 @@ impl Store {
         Ok(all)
     }
 
-    /// It signs nothing any more.
-    pub fn delete_key(&self, number: u32) -> Result<(), Failure> {
-        let file = self.dir.join(format!("ca-{number}-key.pem"));
-        match fs::remove_file(&file) {
-            Err(e) if e.kind() != ErrorKind::NotFound => Err(Failure::refused(format!(
-                "{}: {e}; delete it, nothing is to be signed with it",
-                file.display()
-            ))),
-            Ok(()) | Err(_) => Ok(()),
+    /// Of those that sign nothing any more. One that was made for a step that was cut short is newer, and kept for it.
+    pub fn delete_old_keys(&self, state: &Authority) -> Result<(), Failure> {
+        let oldest = state.trusted.iter().min().copied().unwrap_or(1);
+        for number in 1..oldest {
+            let file = self.dir.join(format!("ca-{number}-key.pem"));
+            let failed = |e: std::io::Error| {
+                Failure::refused(format!(
+                    "{}: {e}; delete it, nothing is to be signed with it",
+                    file.display()
+                ))
+            };
+            match fs::remove_file(&file) {
+                Ok(()) => File::open(&self.dir).and_then(|d| d.sync_all()).map_err(failed)?,
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                Err(e) => return Err(failed(e)),
+            }
         }
+        Ok(())
     }
 
     pub fn bundle(&self, host: &str) -> PathBuf {
@@ -142,6 +161,14 @@ impl Store {
     fn put(&self, name: &str, text: String, mode: u32) -> Result<(), Failure> {
         put::all(&[Put { to: self.dir.join(name), bytes: text.into(), mode, uid: None }], false)
     }
+}
+
+/// Left by an `init` that was killed: nothing was issued with it.
+fn is_unfinished(entry: &fs::DirEntry) -> bool {
+    let name = entry.file_name();
+    let name = name.to_string_lossy();
+    let name = name.strip_suffix(".new").unwrap_or(&name);
+    ["ca-1-key.pem", "ca-1-cert.pem", STATE].contains(&name)
 }
 
 fn lock(dir: &Path) -> Result<File, Failure> {

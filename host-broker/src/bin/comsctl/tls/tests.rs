@@ -7,6 +7,8 @@ use coms_broker::certificates::make::{self, Made};
 use coms_broker::certificates::{
     Content, DH_PARAMS, Expected, File, Meta, Name, Owner, Pair, Set, Severity, inspect, receipt,
 };
+use coms_broker::config::Config;
+use coms_broker::isolation::Network;
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -117,6 +119,16 @@ fn apply(set: &mut Set, put: &Put) {
             file.content = Content::Bytes(put.bytes.clone());
         }
     }
+}
+
+#[test]
+fn others_come_to_the_address_that_is_in_their_network() {
+    let text = "[host]\nname = \"h1\"\nregion = \"r\"\nmigration_interface = \"mig0\"\n[[hosts]]\nname = \"h2\"\nregion = \"r\"\n\
+                libvirt = \"qemu+tls://h2/system\"\nmigrate_uri = \"tcp://10.9.0.2\"\n";
+    let config = Config::parse(Path::new("/etc/coms/broker.toml"), text).unwrap();
+    let network = |ip: &str, prefix| Network { address: ip.parse().unwrap(), prefix };
+    let all = [network("fe80::1", 64), network("10.8.0.1", 24), network("10.9.0.1", 24)];
+    assert_eq!(super::towards_peers(&config, &all), ["10.9.0.1".parse::<std::net::IpAddr>().unwrap()]);
 }
 
 /// Every way through a renewal, with installs in any order, also of a bundle that somebody forgot to remove: between any
