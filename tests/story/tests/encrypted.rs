@@ -1,6 +1,6 @@
 //! Moves that must be encrypted: they are, or they are not made, whoever begins them, and the guest is told which.
 
-use coms_lab::{Guest, GuestConfig};
+use coms_lab::{Guest, GuestConfig, Signal};
 use coms_story::*;
 use serde_json::Value;
 use std::time::Duration;
@@ -144,4 +144,88 @@ fn what_must_be_encrypted_is_or_does_not_move_whoever_wants_it() -> Result<()> {
     let told = moves(&stage, &guest, 0, &[])?;
     assert_eq!(told["enforced"]["ram"], "tls", "{told}");
     stage.finish(&[&guest, &second])
+}
+
+/// What the seal says, once it says this and holds no waybill.
+fn seal_says(stage: &Stage, guest: &Guest, at: usize, words: &[&str]) -> Result<()> {
+    stage.wait(&format!("the seal to say {words:?}"), 20, || {
+        let seal = stage.host(at).virsh(&["metadata", guest.name(), "--uri", "urn:coms:seal:1", "--live"]);
+        let says = |xml: String| {
+            let xml = xml.replace('"', "'");
+            words.iter().all(|w| xml.contains(w)) && !xml.contains("expires_unix_ms=")
+        };
+        Ok(seal.is_ok_and(says))
+    })
+}
+
+fn virsh_is_refused(stage: &Stage, guest: &Guest, from: usize) -> Result<()> {
+    let there = stage.host(1 - from).libvirt_uri_remote();
+    let refused = stage.host(from).virsh(&["migrate", "--live", guest.name(), &there]);
+    let why = refused.err().ok_or("virsh moved what must be encrypted")?.to_string();
+    assert!(why.contains("must be encrypted") && why.contains("no waybill"), "{why}");
+    runs_at(guest, from)
+}
+
+#[test]
+fn the_operators_rules_bind_moves_past_the_brokers_and_brokers_that_were_killed() -> Result<()> {
+    let mut stage = Stage::up(Settings {
+        encryption: Some(String::new()),
+        notice: "notice_max_s = 60".into(),
+        stop_points: true,
+        ..Settings::default()
+    })?;
+    let guest = stage.boot(0, GuestConfig::default(), "")?;
+    let host = format!("hosts = [\"{}\"]", HOSTS[1]);
+    let link = format!("hosts = [\"{}\"]\nto = [\"{}\"]", HOSTS[0], HOSTS[1]);
+    let at = format!("at='{}'", HOSTS[1]);
+    for (rule, says) in
+        [(format!("guests = [\"{}\"]", guest.name()), "level='2'"), (host, at.as_str()), (link, at.as_str())]
+    {
+        let rule = format!("[[encryption.rules]]\n{rule}\nlevel = \"required\"\n");
+        stage.reconfigure(|s| s.encryption = Some(rule))?;
+        seal_says(&stage, &guest, 0, &[says])?;
+        virsh_is_refused(&stage, &guest, 0)?;
+    }
+
+    // Killed when the waybill was written and nobody called: the next one takes it back.
+    stage.wait_for_agent(&guest)?;
+    for i in 0..2 {
+        seen_ready(&stage, i, true)?;
+    }
+    stage.host(0).write_file(BROKER_STOPS_AT, "event TicketWritten")?;
+    coms(&guest, &["migrate"])?;
+    stage.wait("the broker to stop behind its waybill", 30, || {
+        Ok(!stage.host(0).path_of(BROKER_STOPS_AT).exists())
+    })?;
+    let seal = stage.host(0).virsh(&["metadata", guest.name(), "--uri", "urn:coms:seal:1", "--live"])?;
+    assert!(seal.contains("expires_unix_ms="), "{seal}");
+    stage.stop_broker(0, Signal::KILL)?;
+    stage.start_broker(0)?;
+    seal_says(&stage, &guest, 0, &[&at])?;
+    virsh_is_refused(&stage, &guest, 0)?;
+    stage.wait("the request to have an end", 30, || Ok(!events_named(&guest, "failed")?.is_empty()))?;
+    stage.wait_for_load()?;
+    let told = moves(&stage, &guest, 1, &[])?;
+    assert_eq!(told["enforced"]["ram"], "tls", "{told}");
+
+    // Without rules: a request that joins what is announced, and says its level once.
+    stage.reconfigure(|s| s.encryption = Some(String::new()))?;
+    stage.wait_for_agent(&guest)?;
+    for i in 0..2 {
+        seen_ready(&stage, i, true)?;
+    }
+    let (status, out, err) =
+        stage.comsctl_raw(1, &["migrate", guest.name(), "--no-wait", "--notice", "20s"])?;
+    assert_eq!(status, 0, "{out} {err}");
+    let count = |name: &str| events_named(&guest, name).map(|all| all.len());
+    let (accepted, completed) = (count("accepted")?, count("completed")?);
+    coms(&guest, &["migrate", "--encryption", "required"])?;
+    stage.wait("the request to be accepted", 10, || Ok(count("accepted")? > accepted))?;
+    stage.stop_broker(1, Signal::KILL)?;
+    stage.start_broker(1)?;
+    stage.wait("the announced move to be made", 60, || Ok(count("completed")? > completed))?;
+    let told = events_named(&guest, "completed")?.last().cloned().unwrap_or_default();
+    assert_eq!((&told["encryption"], &told["enforced"]["ram"]), (&"tls".into(), &"tls".into()), "{told}");
+    runs_at(&guest, 0)?;
+    stage.finish(&[&guest])
 }
