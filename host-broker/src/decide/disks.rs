@@ -6,15 +6,16 @@
 //!                                v                v
 //!                  denied, nothing is there    Removing ──gone──> forgotten      (again and again, and an alarm)
 //! ```
-//! A VM that is not here any more has left where libvirt says so. Where it does not (the call failed, this broker is a next
-//! one) the destination is asked: it has the VM, and they are its own; or it has not, and they are removed if libvirt said that
-//! the VM ended here, before its switch-over. If nobody saw its end, they may be all that is left of it, and are the operator's.
+//! A VM that is not here any more has left where libvirt says so. Where it does not (the call failed, this broker is a
+//! next one) the destination is asked: it has the VM, and they are its own; or it has not, and they are removed if libvirt
+//! said that the VM ended here, before its switch-over. If nobody saw its end, they may be all that is left of it, and are
+//! the operator's.
 //!
 //! Kept on disk (`disks.json`), so that a broker that is killed leaves nothing behind unseen. What it was still having made
-//! when it was killed, the next one does not remove: it cannot know which of those files are its own. It says where they may
-//! be, until a move finds nothing there: what is there then is the VM's. At both ends nothing is removed that a domain uses, and
-//! at a destination nothing of a VM that is known there, running or not (`io/libvirt/storage.rs`): that is handed to the
-//! operator, and not tried again.
+//! when it was killed, the next one does not remove: it cannot know which of those files are its own. It says where they
+//! may be, until a move finds nothing there: what is there then is the VM's. At both ends nothing is removed that a domain
+//! uses, and at a destination nothing of a VM that is known there, running or not (`io/libvirt/storage.rs`): that is handed
+//! to the operator, and not tried again.
 
 use super::Broker;
 use super::admission::Denial;
@@ -292,8 +293,8 @@ impl Broker {
                         }
                     };
                     let text = format!(
-                        "{migration}: the VM is not here any more, and whether it is on {host} is not known: {why}; what \
-                         was made for it there may be half a copy: {}; asked again every {} s",
+                        "{migration}: the VM is not here any more, and whether it is on {host} is not known: {why}; \
+                         what was made for it there may be half a copy: {}; asked again every {} s",
                         held.made.paths(),
                         REMOVE_AGAIN.as_secs()
                     );

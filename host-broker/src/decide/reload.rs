@@ -144,6 +144,7 @@ fn changed(old: &Config, new: &Config) -> Vec<&'static str> {
         ("notice", old.notices == new.notices),
         ("random", old.random == new.random),
         ("encryption", old.encryption == new.encryption),
+        ("storage", old.storage == new.storage),
         ("regions", old.regions == new.regions),
         ("distances", old.distances == new.distances),
         ("link", old.link == new.link),

@@ -168,8 +168,8 @@ fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
     serde_json::from_slice(&text).map_err(|e| warn!("{}: {e}; it is not used", path.display())).ok()
 }
 
-/// What it says is not lost when it cannot be read: images may be at other hosts that nobody else knows of. It is put aside,
-/// for the next note takes its place.
+/// What it says is not lost when it cannot be read: images may be at other hosts that nobody else knows of. It is put
+/// aside, for the next note takes its place.
 fn read_disks(path: &Path) -> Result<Vec<Made>, String> {
     let what = "images that were made at other hosts for moves that failed may be there, and are not removed";
     let text = match fs::read(path) {

@@ -145,8 +145,8 @@ impl Connection {
         })
     }
 
-    /// At a destination that the domain did not get to. Not if it is known here all the same, in whatever state: one that is
-    /// being received is not before Finish, and goes with its failure. What it has then is its own.
+    /// At a destination that the domain did not get to. Not if it is known here all the same, in whatever state: what it
+    /// has then is its own. One that is being received goes with its failure.
     pub(super) fn remove_copies(&self, vm: Uuid, copies: &[Copy]) -> Result<Removal, HvError> {
         match self.domain_on(vm)? {
             None => self.remove_images(vm, copies),
