@@ -50,6 +50,9 @@ pub enum Papers {
     Right,
     /// Everything in order, but of an authority that no other host trusts; and it trusts no other.
     OtherAuthority,
+    /// The same, but it trusts the others' authority as well: as a source it has nothing against a destination that has
+    /// something against it.
+    Stranger,
     /// Good until 2020.
     Expired,
     /// Somebody else's name and address.
@@ -107,6 +110,13 @@ pub(crate) fn give(
         Papers::OtherAuthority => {
             let other = Authority::create(run_dir.join("ca-other"))?;
             issue(&other, "other-authority", holder(name, addresses, GOOD))
+        }
+        Papers::Stranger => {
+            give(run_dir, pki, name, addresses, Papers::OtherAuthority)?;
+            let (ours, path) = (run_dir.join(AUTHORITY).join("ca-cert.pem"), pki.join("ca-cert.pem"));
+            let read = |path: &Path| fs::read_to_string(path).doing(|| format!("reading {}", path.display()));
+            let both = read(&ours)? + &read(&path)?;
+            fs::write(&path, both).doing(|| format!("writing {}", path.display()))
         }
         Papers::Expired => issue(&ours, "expired", holder(name, addresses, OVER)),
         Papers::OtherName => {
@@ -239,7 +249,7 @@ mod tests {
         Authority::create(ca.clone())?.equip(&dir, "h1", address)?;
         let pki = dir.join("pki");
         assert!(verified(&ca, &pki, "h1"));
-        for papers in [Papers::OtherAuthority, Papers::Expired, Papers::OtherName] {
+        for papers in [Papers::OtherAuthority, Papers::Stranger, Papers::Expired, Papers::OtherName] {
             give(&dir, &pki, "h1", address, papers)?;
             assert!(!verified(&ca, &pki, "h1"), "{papers:?}");
             give(&dir, &pki, "h1", address, Papers::Right)?;

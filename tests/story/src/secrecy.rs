@@ -124,7 +124,7 @@ pub fn give_papers(stage: &Stage, of: usize, papers: Papers) -> Result<()> {
     match papers {
         Papers::None => fingerprint_is(stage, of, "gone", |f| f.is_none()),
         // A broker that sees what is wrong with them may say that there are none.
-        Papers::OtherAuthority | Papers::Expired | Papers::OtherName => {
+        Papers::OtherAuthority | Papers::Stranger | Papers::Expired | Papers::OtherName => {
             fingerprint_is(stage, of, "another", |f| f != before.as_deref())
         }
         Papers::Right => fingerprint_is(stage, of, "there", |f| f.is_some() && f != before.as_deref()),

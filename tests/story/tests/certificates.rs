@@ -44,8 +44,14 @@ fn with_wrong_certificates_what_must_be_encrypted_stays_and_its_owner_is_told() 
     assert!(found >= secret_copies(&secret), "{found}");
 
     // The other way: now the one whom the destination does not trust is the source.
-    give_papers(&stage, 1, Papers::OtherAuthority)?;
-    refused_unread(&stage, &guest, &secret, 1, Papers::OtherAuthority)?;
+    let path = stage.host(0).log_dir().join(format!("libvirt/qemu/{}.log", guest.name()));
+    let before = std::fs::read_to_string(&path)?;
+    give_papers(&stage, 1, Papers::Stranger)?;
+    refused_unread(&stage, &guest, &secret, 1, Papers::Stranger)?;
+    let log = std::fs::read_to_string(&path)?;
+    let said = log.strip_prefix(&before).unwrap_or(&log);
+    let refusals = ["hasn't got a known issuer", "No certificate was found"];
+    assert!(refusals.iter().any(|r| said.contains(r)), "it was not the destination who refused: {said}");
     give_papers(&stage, 1, Papers::Right)?;
     let (told, heard) = tapped(&stage, "right", || moves(&stage, &guest, 0, &["--encryption", "required"]))?;
     assert_eq!(heard.occurrences(secret.bytes())?, 0);
