@@ -7,7 +7,7 @@ use std::time::Duration;
 /// A storage pool, once [`pool`] has made it one.
 pub const IMAGES: &str = "/var/lib/libvirt/images";
 /// Lines of `broker.toml`: disks go along, and back again.
-pub const COPIED: &str = "[storage]\ncopy = true\nremove_source = true";
+pub const COPIED: &str = "[storage]\ncopy = true\ncopy_in_the_clear = true\nremove_source = true";
 /// What a writer writes at once.
 const BLOCK: &str = "64k";
 
