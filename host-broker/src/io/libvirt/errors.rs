@@ -68,8 +68,10 @@ fn sort(code: sys::virErrorNumber, domain: sys::virErrorDomain, message: &str) -
         // A second migration of the same domain is turned away at once, not after the lock's 30 s.
         sys::VIR_ERR_OPERATION_INVALID if message.contains("another migration job") => Sort::Busy,
 
-        // In a migration these come from the destination: its hook said no, its CPU is another.
-        sys::VIR_ERR_HOOK_SCRIPT_FAILED | sys::VIR_ERR_CPU_INCOMPATIBLE => Sort::RefusedThere,
+        // In a migration these come from the destination: its hook said no, its CPU is another, a secret there has no value.
+        sys::VIR_ERR_HOOK_SCRIPT_FAILED | sys::VIR_ERR_CPU_INCOMPATIBLE | sys::VIR_ERR_NO_SECRET => {
+            Sort::RefusedThere
+        }
 
         // Somebody decided against it: libvirt, its configuration, access control. Asking again
         // without a change there gives the same answer.
@@ -148,6 +150,7 @@ mod tests {
                 Sort::Refused,
             ),
             (VIR_ERR_HOOK_SCRIPT_FAILED, VIR_FROM_HOOK, "Hook script failed", Sort::RefusedThere),
+            (VIR_ERR_NO_SECRET, VIR_FROM_SECRET, "secret '…' does not have a value", Sort::RefusedThere),
             (VIR_ERR_OPERATION_INVALID, VIR_FROM_QEMU, "domain is not running", Sort::Refused),
             (
                 VIR_ERR_OPERATION_INVALID,
