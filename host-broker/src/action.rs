@@ -148,6 +148,8 @@ pub enum Action {
     },
     Abort {
         uuid: Uuid,
+        /// QEMU is to give up its connections first: on a line that is lost it would wait for TCP, for the copy of a disk.
+        cut: bool,
     },
     /// Does any of these hosts have it? Answered by `Event::Elsewhere`.
     FindElsewhere {

@@ -87,7 +87,7 @@ impl Broker {
             | Move::WritingTicket { .. } => {}
             Move::Running { abort_at, .. } | Move::Unclear { abort_at, .. } => {
                 *abort_at = now.mono + CANCEL_AGAIN;
-                self.out.push(Action::Abort { uuid });
+                self.abort(uuid);
             }
         }
         Ok(())

@@ -133,6 +133,6 @@ impl Broker {
         plan.link_lost = Some(why.clone());
         let text = format!("{}: the migration network is lost, aborting: {why}", plan.migration);
         self.log(Level::Warn, Some(uuid), text);
-        self.out.push(Action::Abort { uuid });
+        self.abort(uuid);
     }
 }

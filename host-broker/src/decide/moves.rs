@@ -230,6 +230,12 @@ impl Broker {
         self.out.push(Action::TellOnce { uuid, message: message.into() });
     }
 
+    /// Has libvirt end the job. Whether the other host still answers is not known: the abort of a disk's copy would wait for it.
+    pub(super) fn abort(&mut self, uuid: Uuid) {
+        let cut = self.made.contains_key(&uuid);
+        self.out.push(Action::Abort { uuid, cut });
+    }
+
     pub(super) fn iteration(&mut self, now: Now, uuid: Uuid, round: u32) {
         let Some(guest) = self.guests.get_mut(&uuid) else { return };
         match &mut guest.mv {
@@ -295,13 +301,13 @@ impl Broker {
         // Again if need be: libvirt refuses while the job is not quite there.
         if plan.cancelled_by.is_some() || plan.link_lost.is_some() || rival {
             *abort_at = now.mono + CANCEL_AGAIN;
-            return self.out.push(Action::Abort { uuid });
+            return self.abort(uuid);
         }
         *abort_at = now.mono + ABORT_AGAIN;
         *time_limit_hit = true;
         let text = format!("{}: not done after {} s, aborting", plan.migration, limit.as_secs());
         self.log(Level::Warn, Some(uuid), text);
-        self.out.push(Action::Abort { uuid });
+        self.abort(uuid);
     }
 
     /// The migrate call came back. Only success is believed; after an error the domain itself is looked at, for
@@ -347,7 +353,7 @@ impl Broker {
                         "{migration}: it must be encrypted, and somebody past the brokers migrates it: aborted"
                     );
                     self.log(Level::Warn, Some(uuid), text);
-                    self.out.push(Action::Abort { uuid });
+                    self.abort(uuid);
                 }
                 self.out.push(Action::Look { uuid });
             }

@@ -160,8 +160,16 @@ impl Executor {
             Action::Watch { uuid, migration } => {
                 tokio::spawn(watch(libvirt, self.tx.clone(), uuid, migration));
             }
-            Action::Abort { uuid } => {
+            Action::Abort { uuid, cut } => {
                 tokio::spawn(async move {
+                    if cut {
+                        match libvirt.cut_copies(uuid).await {
+                            Ok(cut) => info!(guest = %uuid, "QEMU gave up {cut} connections"),
+                            Err(e) => {
+                                warn!(guest = %uuid, "QEMU keeps its connections, and may wait for TCP: {e}")
+                            }
+                        }
+                    }
                     if let Err(e) = libvirt.abort(uuid).await {
                         warn!(guest = %uuid, "aborting: {e}");
                     }

@@ -120,22 +120,38 @@ fn memory_and_disks_go_by_the_migration_network_and_a_link_that_is_down_is_a_ref
 
 #[test]
 fn lost_in_mid_copy_the_move_ends_and_the_vm_runs_where_it_was() -> Result<()> {
-    let (stage, guest) = up()?;
+    let (stage, guest) = up_with_disk()?;
     let here = stage.host(0);
     // Slow enough to be met in the middle.
     isolated::run(here, "tc qdisc replace dev mig0 root tbf rate 40mbit burst 256kb latency 100ms")?;
     type Break = fn(&coms_lab::Host) -> Result<()>;
-    let breaks: [(&str, Break, Break); 2] = [
-        ("carrier", |host| Ok(host.set_migration_cable(false)?), |host| Ok(host.set_migration_cable(true)?)),
-        ("link down", |host| isolated::set_up(host, false), |host| isolated::set_up(host, true)),
+    // While memory follows its disk, and while the disk is copied.
+    let breaks: [(&str, u64, Break, Break); 2] = [
+        (
+            "carrier",
+            IMAGE_BYTES + (3 << 20),
+            |host| Ok(host.set_migration_cable(false)?),
+            |host| Ok(host.set_migration_cable(true)?),
+        ),
+        ("link down", 3 << 20, |host| isolated::set_up(host, false), |host| isolated::set_up(host, true)),
     ];
-    for (i, (what, lose, mend)) in breaks.into_iter().enumerate() {
+    for (i, (what, sent, lose, mend)) in breaks.into_iter().enumerate() {
         let capture = here.capture(PORTS)?;
         coms(&guest, &["migrate"])?;
-        stage.wait("memory on its way", 20, || Ok(passed(&capture)?.0.bytes > 3 << 20))?;
+        stage.wait("it to be on its way", 20, || Ok(passed(&capture)?.0.bytes > sent))?;
         let lost = Instant::now();
         lose(here)?;
-        stage.wait("the end of the move", 20, || Ok(events_named(&guest, "failed")?.len() == i + 1))?;
+        stage.wait("the end of the move", 20, || {
+            let asked = Instant::now();
+            let heard = events_named(&guest, "failed")?.len() == i + 1;
+            // Its QEMU would wait for TCP, and the guest with it.
+            assert!(
+                asked.elapsed() < Duration::from_secs(3),
+                "{what}: it stood still for {:?}",
+                asked.elapsed()
+            );
+            Ok(heard)
+        })?;
         println!("accel=tcg, {what} lost in mid-copy: the guest knew after {:?}", lost.elapsed());
         let failed = events_named(&guest, "failed")?;
         assert_eq!(failed[i]["why"], "migration-link-lost", "{failed:?}");
@@ -147,12 +163,13 @@ fn lost_in_mid_copy_the_move_ends_and_the_vm_runs_where_it_was() -> Result<()> {
         stage.wait("nothing of it at the destination", 20, || {
             Ok(stage.host(1).virsh(&["list", "--all", "--name"])?.is_empty())
         })?;
+        image_is_gone(&stage, 1)?;
     }
 
     // Control: the same loss without the guard, and what had been sent and not acknowledged goes the other way.
     let capture = here.capture(PORTS)?;
     coms(&guest, &["migrate"])?;
-    stage.wait("memory on its way", 20, || Ok(passed(&capture)?.0.bytes > 3 << 20))?;
+    stage.wait("it to be on its way", 20, || Ok(passed(&capture)?.0.bytes > 3 << 20))?;
     isolated::run(
         here,
         "printf 'route del unreachable 10.79.0.0/24 metric 4294967295\\nlink set mig0 down\\n' | ip -batch -",

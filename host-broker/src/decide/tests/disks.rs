@@ -361,7 +361,7 @@ fn whether_a_vm_that_is_gone_is_there_its_destination_says() {
     assert_eq!(w.broker.made[&VM].made.stage, MadeStage::Removing);
 }
 
-fn former(stage: MadeStage) -> Vec<Made> {
+pub(super) fn former(stage: MadeStage) -> Vec<Made> {
     let copy = Copy {
         target: "vda".into(),
         path: PATH.into(),

@@ -210,6 +210,32 @@ fn lost_while_memory_is_copied_the_move_is_aborted_and_says_why() {
     }
 }
 
+/// Of a disk's copy, and nothing else: the domain is tainted by it.
+#[test]
+fn a_copy_of_disks_is_cut_before_the_abort() {
+    for copies in [true, false] {
+        let mut w = source();
+        w.move_begins(1);
+        let made = disks::former(crate::storage::MadeStage::Made);
+        w.broker = w.broker.with_disks(if copies { made } else { Vec::new() }, None);
+        let cuts = |actions: &[Action]| -> Vec<bool> {
+            let cut = |a: &Action| if let Action::Abort { cut, .. } = a { Some(*cut) } else { None };
+            actions.iter().filter_map(cut).collect()
+        };
+        assert_eq!(cuts(&see(&mut w, without_carrier())), [copies]);
+        w.pass(2);
+        assert_eq!(cuts(&w.event(Event::Tick)), [copies]);
+    }
+    // Nor is it known at the end of its time whether the other host still answers.
+    let mut w = source();
+    w.move_begins(1);
+    w.broker = w.broker.with_disks(disks::former(crate::storage::MadeStage::Made), None);
+    see(&mut w, good());
+    w.pass(w.broker.config.limits.max_total.as_secs());
+    let actions = w.event(Event::Tick);
+    assert!(find(&actions, |a| matches!(a, Action::Abort { cut: true, .. })).is_some(), "{actions:?}");
+}
+
 #[test]
 fn a_look_that_fails_once_aborts_nothing_and_one_that_never_comes_does() {
     let mut w = source();

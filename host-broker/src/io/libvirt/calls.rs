@@ -5,6 +5,7 @@ use super::ffi;
 use super::ffi::Value;
 use super::figures::job_figures;
 use super::xml::{self, PART_NAMESPACE, SCHEDULE_NAMESPACE, SEAL_NAMESPACE, TICKET_NAMESPACE};
+use super::yank;
 use crate::hypervisor::{
     Domain, DomainSample, DomainState, HostSample, HvError, JobFigures, Mark, MigrateSpec, Needs, Part,
     VcpuTimes,
@@ -277,6 +278,18 @@ impl Connection {
     pub(super) fn abort(&self, uuid: Uuid) -> Result<(), HvError> {
         const OP: &str = "abort job";
         ffi::abort_job(&self.lookup(OP, uuid)?).map_err(self.failed(OP))
+    }
+
+    /// [`super::Libvirt::cut_copies`]
+    pub(super) fn cut_copies(&self, uuid: Uuid) -> Result<usize, HvError> {
+        const OP: &str = "give up connections";
+        let dom = self.lookup(OP, uuid)?;
+        let told = dom.qemu_monitor_command(r#"{"execute":"query-yank"}"#, 0).map_err(self.failed(OP))?;
+        let instances = yank::of_a_migration(&told);
+        if !instances.is_empty() {
+            dom.qemu_monitor_command(&yank::order(&instances), 0).map_err(self.failed(OP))?;
+        }
+        Ok(instances.len())
     }
 
     /// May hang as long as the domain's QEMU does.

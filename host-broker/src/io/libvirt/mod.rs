@@ -24,6 +24,7 @@ mod keeper;
 mod lane;
 mod storage;
 mod xml;
+mod yank;
 
 use crate::hypervisor::{
     Domain, DomainState, HostSample, HvError, HvEvent, JobFigures, Mark, MigrateSpec, Needs, Part,
@@ -183,6 +184,14 @@ impl Libvirt {
     /// An aborted migration leaves neither a JOB_COMPLETED event nor completed figures at the source.
     pub async fn abort(&self, uuid: Uuid) -> Result<(), HvError> {
         self.inner.control.call("abort job", move |c| c.abort(uuid)).await
+    }
+
+    /// Has a source's QEMU give up its connections to the destination of a migration that copies disks (its `yank`). Without
+    /// that an abort on a lost line ends nothing before TCP gives up (15 minutes), and once memory follows the disks it
+    /// stops QEMU's main loop for as long: libvirt drops the copy's target, and QEMU flushes it first. To be called before the
+    /// abort. libvirt marks the domain as tainted (custom-monitor). Returns how many.
+    pub async fn cut_copies(&self, uuid: Uuid) -> Result<usize, HvError> {
+        self.inner.control.call("give up connections", move |c| c.cut_copies(uuid)).await
     }
 
     /// Lets a paused domain run again. Never one that may run elsewhere.
