@@ -7,6 +7,9 @@ use coms_story::*;
 
 const WRONG: [Papers; 4] = [Papers::OtherAuthority, Papers::Expired, Papers::OtherName, Papers::None];
 
+/// What a client says before it has seen the server's certificate, and that it does not like it, is far shorter.
+const HANDSHAKE_BYTES: usize = 4096;
+
 /// Refused for the right reason, with nothing of the secret on any wire.
 fn refused_unread(stage: &Stage, guest: &Guest, secret: &Secret, at: usize, papers: Papers) -> Result<()> {
     let (why, heard) =
@@ -19,6 +22,18 @@ fn refused_unread(stage: &Stage, guest: &Guest, secret: &Secret, at: usize, pape
         stage.logs()
     );
     assert_eq!(found, 0, "{papers:?}");
+    // Refused by TLS itself, and not before anything was tried: but for what QEMU at the destination refuses to show at all.
+    let openings = heard.openings(MIGRATION_PORTS)?;
+    match papers {
+        Papers::OtherAuthority | Papers::OtherName => {
+            assert!(!openings.is_empty(), "{papers:?}: nobody came")
+        }
+        Papers::Expired | Papers::Stranger | Papers::None | Papers::Right => {}
+    }
+    // A stranger is refused after he has begun to send, encrypted.
+    for opening in openings.iter().filter(|_| papers != Papers::Stranger) {
+        assert!(opening.tls().is_some() && opening.said.len() <= HANDSHAKE_BYTES, "{papers:?}: {opening:?}");
+    }
     Ok(())
 }
 

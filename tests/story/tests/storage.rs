@@ -10,6 +10,7 @@ use coms_story::faults::row::Initiator;
 use coms_story::faults::strike;
 use coms_story::*;
 use serde_json::Value;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -256,6 +257,29 @@ fn a_disk_of_its_host_alone_is_copied_while_its_guest_writes_and_brokers_are_kil
     stage.finish(&[&guest])
 }
 
+#[test]
+fn a_vm_that_powers_off_in_the_middle_of_its_copy_leaves_the_good_one_and_no_half_one() -> Result<()> {
+    let stage = up("copy = true\nremove_source = true")?;
+    let file = format!("{IMAGES}/vm1.raw");
+    let image = |i| stage.host(i).path_of(&file);
+    run(stage.host(0), &["truncate", "-s", "32M", &file])?;
+    let guest = boot(&stage, disk("vda", "raw", &file))?;
+    fill(&guest, "/dev/vda", 32, 0)?;
+    let known = sha256(&image(0))?;
+    stage.host(0).set_rate_mbit(Some(20))?;
+    let id = begins(&stage, &guest, 0, &image(1))?;
+    stage.wait("a part of it to be there", 30, || Ok(image(1).metadata()?.blocks() * 512 > MIB))?;
+    // It may be off before it can say that it is.
+    let _ = guest.sh("poweroff -f");
+    stage.wait("the half copy to be gone", 60, || Ok(!image(1).exists()))?;
+    stage.wait("its broker to have said so", 20, || {
+        Ok(stage.logs().contains(&format!("{id}: removed again")))
+    })?;
+    assert!(!stage.logs().contains("were copied") && image(0).exists(), "{}", stage.logs());
+    assert_eq!(sha256(&image(0))?, known);
+    stage.finish(&[&guest])
+}
+
 /// Has a host's libvirt know what this XML says.
 fn define(host: &Host, what: &str, xml: &str) -> Result<()> {
     host.write_file("/var/lib/libvirt/define.xml", xml)?;
@@ -312,7 +336,13 @@ fn of_an_overlay_only_itself_is_sent_beside_a_whole_disk_and_what_all_hosts_reac
     // Encrypted, and what serves it does not know the key.
     let key = format!("secret,id=key,data={PASSPHRASE}");
     let luks = ["-f", "luks", "-o", "key-secret=key,iter-time=10", served, "8M"];
-    run(source, &[&["qemu-img", "create", "-q", "--object", &key][..], &luks].concat())?;
+    let argv = [&["qemu-img", "create", "-q", "--object", &key][..], &luks].concat();
+    // It times its hash by the CPU time that the kernel accounts in ticks, and gives up where that is none yet.
+    wait("qemu-img to have timed its hash", 30, || match run(source, &argv) {
+        Ok(_) => Ok(true),
+        Err(e) if e.to_string().contains("Unable to get accurate CPU usage") => Ok(false),
+        Err(e) => Err(e),
+    })?;
     define_secret(source)?;
     set_secret(source)?;
     define(source, "nwfilter-define", &filter(7))?;
