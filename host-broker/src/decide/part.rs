@@ -56,11 +56,9 @@ impl Broker {
     }
 }
 
-/// Why it cannot be changed in the state in which it was seen last; libvirt is asked once more.
+/// Why it cannot be changed in the state in which it was seen last. Whether a job runs on it libvirt is asked right before the
+/// change: no event says that one has ended, and after an arrival the last look still shows it.
 fn in_between(domain: &Domain) -> Option<&'static str> {
-    if domain.job_active {
-        return Some("a job runs on it");
-    }
     match domain.state {
         DomainState::Incoming | DomainState::RunningPostCopy => Some("it is arriving"),
         DomainState::Paused { migration: true } => Some("a move left it paused"),
